@@ -1,0 +1,1 @@
+"""The storey that waits: Trio tasks, their mailboxes, their supervision."""

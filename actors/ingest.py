@@ -1,0 +1,187 @@
+"""The publisher: it carries out what group commit decides.
+
+Rules of the file:
+- An answer goes out only for an outcome of the log, or for a time that is up.
+- A caller that goes away changes nothing: its events are published, and nobody hears the answer.
+
+Back-pressure: sheds; `engine/ingest.py` holds the bounds.
+"""
+
+import secrets
+from collections.abc import Callable
+from functools import partial
+from hashlib import blake2b
+from typing import Final
+
+import trio
+
+from actors.tree import Actor, Mailbox
+from engine.errors import Broken, Fault, Refused, Unavailable
+from engine.events import EventBatch
+from engine.frames import digest_of
+from engine.ingest import ANSWER_WITHIN_S, NOT_NOW, WAITING_EVENTS, Frame, GroupCommit, Publication, Submission, combine
+from engine.jetstream import DIGEST_HEADER, JetStream, NotStored, Outcome
+
+RETRY_PAUSE_S: Final = 0.01
+"""After a frame came back unstored: the log is up but its stream is not yet."""
+READ_ORIGINAL_S: Final = 1.0
+
+
+class Publisher:
+    """What the edge holds of the publisher.
+
+    Args:
+        log: the log's data plane.
+    """
+
+    def __init__(self, log: JetStream) -> None:
+        self._log = log
+        self.commit = GroupCommit(new_id=partial(secrets.token_hex, 16))
+        self._wake = trio.Event()
+        self._down_since: float | None = None
+        self._came_back = False
+        self._settled = trio.Event()
+        log.connection.watchers.append(self._on_change)
+
+    def mailbox(self) -> Mailbox:
+        """How many events wait, and how many may."""
+        return Mailbox(self.commit.statistics().waiting_events, WAITING_EVENTS)
+
+    def check_room(self) -> None:
+        """Refuse at once, before a body is read, what would only wait in vain.
+
+        Raises:
+            Unavailable: too much is waiting, or the log has been away for longer than a request may wait.
+        """
+        if not self.commit.has_room():
+            raise Unavailable("ingest.full", f"more than {WAITING_EVENTS} events wait for the log")
+        if self._down_since is not None and trio.current_time() - self._down_since > ANSWER_WITHIN_S:
+            reason = self._log.connection.last_error or "not connected"
+            raise Unavailable("log.down", f"the log is not reachable ({reason}); nothing was stored")
+
+    async def publish(self, subject: str, batch: EventBatch, key: str) -> Publication:
+        """Put a request's events on the log and wait until they are stored.
+
+        Args:
+            subject: a subject of the stream.
+            batch: the checked events, at least one.
+            key: the caller's idempotency key, empty when none.
+
+        Raises:
+            Unavailable: nothing was stored.
+            Unknown: they may or may not be stored.
+            Refused: the key was used for another body, or an event is larger than the log takes.
+
+        Cancellation: the events may be stored.
+        """
+        self.check_room()
+        now = trio.current_time()
+        count, joined = len(batch.events), batch.joined
+        answered = trio.Event()
+        submission = Submission(
+            subject,
+            joined,
+            count,
+            batch.split() if self.commit.needs_pieces(count, len(joined)) else None,
+            message_id_of(subject, key) if key else "",
+            now + ANSWER_WITHIN_S,
+            answered.set,
+        )
+        self.commit.offer(submission, self._log.connection.info.max_payload_bytes)
+        self._wake.set()
+        with trio.move_on_at(submission.expires):
+            await answered.wait()
+        if submission.answer is None:
+            _notify(self.commit.give_up(submission, trio.current_time()))
+        answer = submission.answer
+        if not isinstance(answer, Publication):
+            raise answer or _never_answered()
+        if answer.duplicate and key:
+            await self._check_same_body(answer.stream, answer.sequence - (submission.batch_tail or 0), joined)
+        return answer
+
+    async def wait_idle(self) -> None:
+        """Wait until nothing waits for the log and nothing is in flight."""
+        while not self.commit.is_idle:
+            self._settled = trio.Event()
+            await self._settled.wait()
+
+    async def run(self, _: Actor, ready: Callable[[], None]) -> None:
+        """Send frames as the rules allow, for ever."""
+        connection = self._log.connection
+        ready()
+        while True:
+            if not connection.is_up:
+                self._down_since = self._down_since or trio.current_time()
+                await connection.wait_up()
+                self.commit.limit_to(connection.info.max_payload_bytes)
+            self._down_since = None
+            if self._came_back:
+                self._came_back = False
+                await trio.sleep(RETRY_PAUSE_S)
+            frame, expired = self.commit.next_frame(trio.current_time())
+            _notify(expired)
+            if frame is not None:
+                self._send(frame)
+                continue
+            await self._wake.wait()
+            self._wake = trio.Event()
+
+    def _on_change(self) -> None:
+        self._wake.set()
+
+    def _send(self, frame: Frame) -> None:
+        messages = frame.messages
+        if len(messages) == 1:
+            header, payload = messages[0]
+            self._log.publish_nowait(frame.subject, payload, partial(self._settle, frame), header)
+            return
+        outcomes: list[Outcome] = []
+
+        def gather(is_last: bool, outcome: Outcome) -> None:
+            # In an atomic batch the last message's answer stands for all, unless an earlier one was refused.
+            if frame.is_batch and not is_last and not isinstance(outcome, NotStored):
+                return
+            outcomes.append(outcome)
+            if frame.is_batch:
+                if len(outcomes) == 1:
+                    self._settle(frame, outcome)
+            elif len(outcomes) == len(messages):
+                self._settle(frame, combine(outcomes))
+
+        for number, (header, payload) in enumerate(messages, 1):
+            is_last = number == len(messages)
+            self._log.publish_nowait(frame.subject, payload, partial(gather, is_last), header)
+
+    def _settle(self, frame: Frame, outcome: Outcome) -> None:
+        if isinstance(outcome, NotStored) and outcome.code in NOT_NOW:
+            self._came_back = True
+        _notify(self.commit.settle(frame, outcome, trio.current_time()))
+        self._settled.set()
+        self._wake.set()
+
+    async def _check_same_body(self, stream: str, sequence: int, joined: bytes) -> None:
+        """Hold a repeated key to its first body: the digest stands in the stored message's header."""
+        header = await self._log.read_header(stream, sequence, READ_ORIGINAL_S)
+        if header is None:
+            return  # the original is gone by retention: the log still knows the key, and that is the answer
+        if header.get(DIGEST_HEADER.lower()) != digest_of(joined):
+            raise Refused(
+                "ingest.key-conflict",
+                "this Idempotency-Key was used for another body within the last ten minutes; "
+                "use a new key for new events",
+            )
+
+
+def message_id_of(subject: str, key: str) -> str:
+    """Give the message id of an idempotency key: the same key on another subject is another message."""
+    return blake2b(f"{subject}\n{key}".encode(), digest_size=16).hexdigest()
+
+
+def _never_answered() -> Fault:
+    return Broken("server.broken", "a submission was woken without an answer")
+
+
+def _notify(answered: list[Submission]) -> None:
+    for one in answered:
+        one.notify()

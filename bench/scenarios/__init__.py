@@ -1,0 +1,24 @@
+"""What can be measured: one module a question, each with `run(options, say)` that gives its report."""
+
+from collections.abc import Callable
+from typing import Final
+
+from bench.figures import Report
+from bench.options import Options, Say
+from bench.scenarios import express, hashes, ingest, memory, stream
+
+SCENARIOS: Final[dict[str, Callable[[Options, Say], Report]]] = {
+    "ingest": ingest.run,
+    "hashes": hashes.run,
+    "stream": stream.run,
+    "express": express.run,
+    "memory": memory.run,
+}
+
+STATEMENTS: Final[dict[str, str]] = {
+    "ingest": ingest.__doc__ or "",
+    "hashes": hashes.__doc__ or "",
+    "stream": stream.__doc__ or "",
+    "express": express.__doc__ or "",
+    "memory": memory.__doc__ or "",
+}

@@ -1,0 +1,8 @@
+"""`python -m edge` is `headgate`."""
+
+import sys
+
+from edge.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,105 @@
+"""The chunked transfer coding, decoded strictly (RFC 9112 section 7.1), without I/O.
+
+Rules of the file:
+- Exactly CRLF ends a line; sizes are hexadecimal digits alone; extensions are skipped, trailers are dropped.
+- What follows the body is kept: it is the next request.
+"""
+
+from typing import Final
+
+from engine.errors import Refused
+
+_MAX_LINE_BYTES: Final = 256
+_MAX_TRAILER_BYTES: Final = 4096
+_HEX_DIGITS: Final = frozenset(b"0123456789abcdefABCDEF")
+
+
+class ChunkedDecoder:
+    """Turns a chunked body's bytes into its content.
+
+    Args:
+        limit_bytes: most content.
+    """
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit_bytes = limit_bytes
+        self._buffer = bytearray()
+        self._left = 0
+        self._need_end = False
+        self._in_trailers = False
+        self._trailer_bytes = 0
+        self._parts: list[bytes] = []
+        self._size = 0
+        self.is_complete = False
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes.
+
+        Raises:
+            Refused: the framing is broken, or the content is larger than the limit.
+        """
+        self._buffer += data
+        while not self.is_complete and self._step():
+            pass
+
+    def content(self) -> bytes:
+        """Give the decoded body."""
+        return b"".join(self._parts)
+
+    def rest(self) -> bytes:
+        """Give what came after the body."""
+        return bytes(self._buffer)
+
+    def _step(self) -> bool:
+        buffer = self._buffer
+        if self._left:
+            taken = bytes(buffer[: self._left])
+            if not taken:
+                return False
+            del buffer[: len(taken)]
+            self._left -= len(taken)
+            self._parts.append(taken)
+            return True
+        if self._need_end:
+            if len(buffer) < 2:
+                if buffer and buffer[0] != 0x0D:
+                    raise _broken("a chunk is longer than its size says")
+                return False
+            if buffer[:2] != b"\r\n":
+                raise _broken("a chunk is longer than its size says")
+            del buffer[:2]
+            self._need_end = False
+            return True
+        end = buffer.find(b"\r\n")
+        if end < 0:
+            if len(buffer) > _MAX_LINE_BYTES or b"\n" in buffer:
+                raise _broken("a chunk's size line is too long or ends wrongly")
+            return False
+        line = bytes(buffer[:end])
+        del buffer[: end + 2]
+        if self._in_trailers:
+            self._trailer_bytes += end
+            if self._trailer_bytes > _MAX_TRAILER_BYTES:
+                raise _broken("the trailers are too long")
+            self.is_complete = not line
+            return True
+        self._begin_chunk(line)
+        return True
+
+    def _begin_chunk(self, line: bytes) -> None:
+        digits = line.partition(b";")[0].rstrip(b" \t")
+        if not digits or len(digits) > 15 or not _HEX_DIGITS.issuperset(digits) or b"\n" in line or b"\r" in line:
+            raise _broken("a chunk's size is not a hexadecimal number")
+        size = int(digits, 16)
+        self._size += size
+        if self._size > self._limit_bytes:
+            raise Refused("request.too-large", f"the body is larger than the limit of {self._limit_bytes} bytes")
+        if size == 0:
+            self._in_trailers = True
+        else:
+            self._left = size
+            self._need_end = True
+
+
+def _broken(detail: str) -> Refused:
+    return Refused("request.malformed", detail)

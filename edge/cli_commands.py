@@ -1,0 +1,257 @@
+"""The commands of headgate and their options: `serve`, `scan`, `tail`, `demo`, `doctor`, `config show`.
+
+Rules of the file:
+- A command turns options into one call and the result into output; what it does is elsewhere.
+- A command imports what it needs when it runs, so that `--help` answers at once.
+- The docstrings are the help: a short paragraph, examples, one line an option.
+"""
+
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Annotated, Final
+
+from cyclopts import App, Parameter, validators
+
+from edge.cli_output import ERROR_CONSOLE, ExitCode, print_result, say, say_usage_error
+
+
+def say_version() -> str:
+    """Say which headgate this is."""
+    try:
+        return f"headgate {version('headgate')}"
+    except PackageNotFoundError:  # run from a source tree that was never installed
+        return "headgate (not installed)"
+
+
+def _check_gateway(_: object, text: str | None) -> None:
+    from edge.client_values import check_base_url
+
+    if text is not None:
+        check_base_url(text)
+
+
+def _examples(*lines: str) -> str:
+    """Show how a command is called; the end of its help."""
+    return "\n".join(["**Examples**", "", *(f"- `{line}`" for line in lines)])
+
+
+DEFAULT_GATEWAY: Final = "http://127.0.0.1:8000"
+GatewayOption = Annotated[
+    str,
+    Parameter(
+        env_var="HEADGATE_GATEWAY",
+        validator=_check_gateway,
+        help="The gateway's address.",
+    ),
+]
+TokenOption = Annotated[
+    str | None, Parameter(env_var="HEADGATE_TOKEN", help="Sent as Authorization: Bearer; better set as a variable.")
+]
+JsonOption = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON, for programs.")]
+SubjectOption = Annotated[str | None, Parameter(help="The subject; the gateway's default when not given.")]
+
+app = App(
+    name="headgate",
+    help="""The front door of a file-event platform: events in, durable on a log, out to agents that acknowledge.
+
+    New here? `headgate demo` shows everything on this machine in a minute.
+
+    Exit codes: 0 well, 1 failed, 2 wrong usage, 3 no gateway answers, 4 the gateway refused, 5 the data folder is in
+    use, 130 interrupted.
+    """,
+    version=say_version,
+    backend="trio",
+    result_action="return_value",
+    error_console=ERROR_CONSOLE,
+    error_formatter=say_usage_error,
+)
+config = App(name="config", help="Show the settings.")
+app.command(config)
+
+
+@app.command(
+    help_epilogue=_examples(
+        "headgate serve",
+        "headgate serve --port 9000 --data /var/lib/headgate",
+        "NATS_URL=nats://log.example:4222 headgate serve --host 0.0.0.0",
+    )
+)
+def serve(
+    *,
+    host: Annotated[str | None, Parameter(show_default=False)] = None,
+    port: Annotated[int | None, Parameter(validator=validators.Number(gte=0, lte=65535))] = None,
+    data: Path | None = None,
+) -> int:
+    """Run a gateway, with its own log unless NATS_URL names one.
+
+    Prints one line when it is ready, `headgate ready http://…`; logs go to stderr as JSON. SIGTERM and Ctrl-C drain and
+    end with 0, a second one ends at once. `headgate config show` lists every setting.
+
+    Args:
+        host: Address to listen on; HEADGATE_HOST, or 127.0.0.1.
+        port: Port to listen on, 0 for a free one; PORT, or 8000.
+        data: Folder of the log; HEADGATE_DATA, or ./headgate-data.
+    """
+    from edge.serve import run
+    from engine.settings import load_settings
+
+    given: dict[str, object] = {"host": host, "port": port, "data": data}
+    return run(load_settings({name: value for name, value in given.items() if value is not None}))
+
+
+@app.command(
+    help_epilogue=_examples("headgate scan /projects/show", "headgate scan . --gateway https://gateway.example --json")
+)
+async def scan(
+    directory: Annotated[Path, Parameter(validator=validators.Path(exists=True, file_okay=False))],
+    /,
+    *,
+    gateway: GatewayOption = DEFAULT_GATEWAY,
+    subject: SubjectOption = None,
+    give_up: Annotated[float, Parameter(validator=validators.Number(gte=0))] = 60.0,
+    threads: Annotated[int | None, Parameter(validator=validators.Number(gte=1, lte=256))] = None,
+    token: TokenOption = None,
+    json: JsonOption = False,
+) -> int:
+    """Tell a gateway about every file below a folder, and hash only what it does not know.
+
+    Run it again and nothing is hashed twice. A gateway that restarts meanwhile is waited for. Files that cannot be read
+    are named and counted, the scan goes on, and the exit code is 1. Symbolic links are not followed.
+
+    Args:
+        directory: The folder.
+        give_up: Seconds to go on trying while nothing succeeds.
+        threads: Files read at once; as many as there are processors when not given.
+    """
+    from edge.client import Client, GatewayError
+    from edge.progress import shown_progress
+    from edge.scan import Scan
+
+    async with Client(gateway, token, give_up_s=give_up) as client:
+        running = Scan(client, str(directory), subject=subject, hash_threads=threads)
+        try:
+            async with shown_progress("scanning", running.report, client.statistics, is_wanted=not json):
+                report = await running.run_scan()
+        except GatewayError as error:
+            done = running.report.files
+            error.add_note(f"{done:,} files were published; run it again, nothing of them is hashed twice" * bool(done))
+            raise
+    print_result(report.to_json() if json else report.to_text())
+    return ExitCode.OK if report.is_complete else ExitCode.FAILED
+
+
+@app.command(
+    help_epilogue=_examples(
+        "headgate tail", "headgate tail --durable audit --json >> events.ndjson", "headgate tail --count 10"
+    )
+)
+async def tail(
+    *,
+    gateway: GatewayOption = DEFAULT_GATEWAY,
+    subject: SubjectOption = None,
+    durable: str | None = None,
+    batch: Annotated[int, Parameter(validator=validators.Number(gte=1))] = 100,
+    count: Annotated[int | None, Parameter(validator=validators.Number(gte=1))] = None,
+    token: TokenOption = None,
+    json: JsonOption = False,
+) -> int:
+    """Print events as they come, as an agent that acknowledges what it has printed.
+
+    Comes back by itself when the gateway was away. Under the same --durable it goes on where it stopped, and several at
+    once share the events. An event may come twice, never not at all.
+
+    Args:
+        durable: The name that remembers the position; a new one is made up when not given.
+        batch: The most messages of the log to ask for at once.
+        count: Stop after so many events.
+    """
+    import uuid
+
+    from edge.client import DEFAULT_SUBJECT, Client, GatewayError
+    from edge.tail import run_tail, write_stdout
+
+    if durable is None:
+        durable = f"tail-{uuid.uuid4().hex[:8]}"
+        say(f"listening as --durable {durable}")
+
+    def on_trouble(error: GatewayError, delay_s: float) -> None:
+        say(f"{error}; coming back in {delay_s:.1f} s")
+
+    async with Client(gateway, token) as client:
+        await run_tail(
+            client,
+            durable=durable,
+            subject=subject or DEFAULT_SUBJECT,
+            batch=batch,
+            as_json=json,
+            count=count,
+            write=write_stdout,
+            on_trouble=on_trouble,
+        )
+    return ExitCode.OK
+
+
+@app.command(help_epilogue=_examples("headgate demo", "headgate demo ~/pictures --once", "headgate demo --once --json"))
+async def demo(
+    directory: Annotated[Path | None, Parameter(validator=validators.Path(exists=True, file_okay=False))] = None,
+    /,
+    *,
+    data: Path | None = None,
+    port: Annotated[int, Parameter(validator=validators.Number(gte=0, lte=65535))] = 0,
+    once: Annotated[bool, Parameter(negative="")] = False,
+    json: JsonOption = False,
+) -> int:
+    """Show the whole product on this machine: a gateway, two agents, a scan, the same scan again, and the figures.
+
+    Fails when an agent did not acknowledge every event. Then it keeps serving until Ctrl-C, and says what to try.
+
+    Args:
+        directory: What to scan; the running Python's own library when not given.
+        data: Keep the data in this folder; a temporary one is removed at the end.
+        port: The gateway's port, 0 for a free one.
+        once: End after the figures.
+    """
+    import sysconfig
+
+    from edge.demo import DemoOptions, run_demo
+
+    where = str(directory or sysconfig.get_path("stdlib"))
+    return await run_demo(DemoOptions(where, data=data, port=port, once=once, as_json=json))
+
+
+@app.command(
+    help_epilogue=_examples(
+        "headgate doctor", "headgate doctor --data /var/lib/headgate --gateway http://127.0.0.1:8000 --json"
+    )
+)
+async def doctor(
+    *,
+    gateway: Annotated[str | None, Parameter(env_var="HEADGATE_GATEWAY", validator=_check_gateway)] = None,
+    data: Path | None = None,
+    json: JsonOption = False,
+) -> int:
+    """Look at this installation: versions, data folder, what an fsync takes, what durability follows, the gateway.
+
+    Exit code 1 when something will not work like this; each such line says what to do.
+
+    Args:
+        gateway: A gateway that must answer; not given, its absence is a note.
+        data: The data folder to look at; HEADGATE_DATA, or ./headgate-data.
+    """
+    from edge.doctor import examine, is_well, to_json, to_table
+    from engine.settings import load_settings
+
+    findings = await examine(load_settings({} if data is None else {"data": data}), gateway)
+    print_result(to_json(findings) if json else to_table(findings))
+    return ExitCode.OK if is_well(findings) else ExitCode.FAILED
+
+
+@config.command(name="show", help_epilogue=_examples("headgate config show", "PORT=9000 headgate config show --json"))
+def config_show(*, json: JsonOption = False) -> int:
+    """Show each setting, its value, and where it came from; secrets are masked."""
+    from edge.config_show import to_json, to_table
+    from engine.settings import describe, load_settings
+
+    lines = describe(load_settings({}))
+    print_result(to_json(lines) if json else to_table(lines))
+    return ExitCode.OK

@@ -1,0 +1,278 @@
+"""The express lane: HTTP/1.1 on plain Trio streams, for the routes where latency counts.
+
+Rules of the file:
+- No exception crosses the connection's boundary: `Connection.run` is the guard.
+- The lane owns the connection until a request that is not its own; then the whole connection is handed over, with
+  every byte from that request's first on, and never comes back.
+- Deadlines are plain numbers that the listener's reaper looks at twice a second: a cancel scope for every wait would
+  cost as much as the request itself (`bench/scenarios/express.py`).
+
+What must change with it: `edge/quart_lane.py` serves the same route table with the same checks.
+"""
+
+import re
+from collections.abc import Awaitable, Callable
+from enum import Enum
+from math import inf
+from typing import Final
+
+import httptools
+import structlog
+import trio
+
+from edge.chunked import ChunkedDecoder
+from edge.http import Request
+from edge.normaliser import MAX_HEAD_BYTES, Head, check_head
+from edge.problems import broken, problem_response
+from edge.responses import encode_response, request_id_of
+from edge.routes import Lane, RouteTable, answer
+from engine.errors import Fault, Refused
+
+log = structlog.get_logger("express")
+
+RECEIVE_BYTES: Final = 64 * 1024
+HEADER_WITHIN_S: Final = 5.0
+KEEP_ALIVE_S: Final = 15.0
+SEND_WITHIN_S: Final = 10.0
+BODY_GRACE_S: Final = 10.0
+BODY_LEAST_BYTES_PER_S: Final = 1024
+LINGER_S: Final = 1.0
+"""After an early refusal: time for the client to stop sending and read why, before the kernel resets it."""
+LINGER_BYTES: Final = 16 * 1024 * 1024
+CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+_REQUEST_START: Final = re.compile(rb"[A-Z]{1,20}(?: |\Z)")
+
+
+class Phase(Enum):
+    """What a connection is doing."""
+
+    IDLE = "between requests"
+    HEAD = "reading a head"
+    BODY = "reading a body"
+    BUSY = "answering"
+    HANDED = "handed over"
+
+
+class Connection:
+    """One client's connection.
+
+    Args:
+        stream: the accepted stream; whoever accepted it closes it.
+        peer: the client's address.
+        table: the routes.
+        hand_over: takes over the connection with its unread bytes, for the Quart lane.
+        upgrade: takes over the connection for a WebSocket, with the head's bytes, the head, and what came after it.
+        is_draining: the gateway is shutting down.
+    """
+
+    def __init__(
+        self,
+        stream: trio.SocketStream,
+        peer: str,
+        table: RouteTable,
+        hand_over: Callable[[trio.SocketStream, bytes], Awaitable[None]],
+        upgrade: Callable[[trio.SocketStream, bytes, Head, bytes, str], Awaitable[None]],
+        is_draining: Callable[[], bool],
+    ) -> None:
+        self.phase = Phase.IDLE
+        self.deadline = trio.current_time() + HEADER_WITHIN_S
+        self.scope = trio.CancelScope()
+        self.is_late = False
+        self.stream = stream
+        self._peer = peer
+        self._table = table
+        self._hand_over = hand_over
+        self._upgrade = upgrade
+        self._is_draining = is_draining
+        self._buffer = bytearray()
+        self._unread = False
+
+    async def run(self) -> None:
+        """Serve the connection until it ends; whatever happens, nothing is raised but cancellation from outside."""
+        try:
+            with self.scope:
+                await self._serve()
+            if self.is_late and self.phase in {Phase.HEAD, Phase.BODY}:
+                await self._refuse(Refused("request.too-slow", "the request took too long to arrive"), "")
+        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
+            pass  # the client went away: nothing to say, nobody to say it to
+        except Exception as fault:  # the guard of `DESIGN.md` section 9: one connection's failure is its own
+            log.error("connection failed", peer=self._peer, phase=self.phase.value, exc_info=fault)
+
+    async def _serve(self) -> None:
+        while True:
+            head_bytes = await self._read_head()
+            if head_bytes is None:
+                return
+            request_id = ""
+            try:
+                head = read_head(head_bytes)
+                request_id = request_id_of(head.headers)
+                if head.websocket and head.path in self._table.sockets:
+                    self.phase, self.deadline = Phase.HANDED, inf
+                    await self._upgrade(self.stream, head_bytes, head, bytes(self._buffer), request_id)
+                    return
+                if self._table.lane(head.path) is Lane.QUART:
+                    self.phase, self.deadline = Phase.HANDED, inf
+                    await self._hand_over(self.stream, head_bytes + bytes(self._buffer))
+                    return
+            except Refused as refusal:
+                await self._refuse(refusal, request_id or request_id_of({}))
+                return
+            if not await self._answer(head, request_id):
+                return
+
+    async def _read_head(self) -> bytes | None:
+        buffer = self._buffer
+        self.phase = Phase.HEAD if buffer else Phase.IDLE
+        self.deadline = trio.current_time() + (HEADER_WITHIN_S if buffer else KEEP_ALIVE_S)
+        while True:
+            while buffer.startswith(b"\r\n"):
+                del buffer[:2]
+            end = buffer.find(b"\r\n\r\n")
+            if end > MAX_HEAD_BYTES or (end < 0 and len(buffer) > MAX_HEAD_BYTES):
+                too_large = f"the header block is larger than {MAX_HEAD_BYTES} bytes"
+                await self._refuse(Refused("request.headers-too-large", too_large), "")
+                return None
+            if end >= 0:
+                head_bytes = bytes(buffer[: end + 4])
+                del buffer[: end + 4]
+                return head_bytes
+            if buffer and not _REQUEST_START.match(buffer[:21]) and buffer != b"\r":
+                await self._refuse(Refused("request.malformed", "this is not an HTTP request"), "")
+                return None
+            if b"\n\n" in buffer or b"\n\r\n" in buffer:
+                await self._refuse(Refused("request.malformed", "a line ends without a carriage return"), "")
+                return None
+            data = await self.stream.receive_some(RECEIVE_BYTES)
+            if not data:
+                return None
+            if self.phase is Phase.IDLE:
+                self.phase = Phase.HEAD
+                self.deadline = trio.current_time() + HEADER_WITHIN_S
+            buffer += data
+
+    async def _answer(self, head: Head, request_id: str) -> bool:
+        """Answer one request; False when the connection ends with it."""
+        self.phase, self.deadline = Phase.BUSY, inf
+        self._unread = head.length is None or head.length > 0
+
+        async def read_body(limit_bytes: int) -> bytes:
+            return await self._read_body(head, limit_bytes)
+
+        request = Request(head.method, head.path, head.query, head.headers, self._peer, request_id, read_body)
+        try:
+            response = await answer(self._table, request)
+        except Fault as fault:
+            response = problem_response(fault, request_id, head.path)
+            response.close = response.close or fault.kind.code == "request.malformed"
+        except Exception as fault:  # our bug: the client gets a 500 with the id, the log gets the rest
+            log.error("handler failed", path=head.path, request_id=request_id, exc_info=fault)
+            response = problem_response(broken(), request_id, head.path)
+        stays = head.keep_alive and not response.close and not self._unread and not self._is_draining()
+        await self._send(encode_response(response, request_id, stays=stays, head_only=head.method == "HEAD"))
+        if not stays and self._unread:
+            await self._linger()
+        return stays
+
+    async def _read_body(self, head: Head, limit_bytes: int) -> bytes:
+        """Read a request's body.
+
+        Raises:
+            Refused: it is larger than the limit, or its framing is broken.
+        """
+        length = head.length
+        if length == 0:
+            return b""
+        if length is not None and length > limit_bytes:
+            raise Refused("request.too-large", f"the body has {length} bytes; the limit is {limit_bytes}")
+        if "100-continue" in head.headers.get("expect", "").lower() and not self._buffer:
+            await self._send(CONTINUE)
+        started = trio.current_time()
+        self.phase = Phase.BODY
+        received = 0
+        buffer = self._buffer
+        if length is not None:
+            while len(buffer) < length:
+                self.deadline = started + BODY_GRACE_S + len(buffer) / BODY_LEAST_BYTES_PER_S
+                buffer += await self._receive_body()
+            body = bytes(buffer[:length])
+            del buffer[:length]
+        else:
+            decoder = ChunkedDecoder(limit_bytes)
+            decoder.feed(bytes(buffer))
+            buffer.clear()
+            while not decoder.is_complete:
+                self.deadline = started + BODY_GRACE_S + received / BODY_LEAST_BYTES_PER_S
+                data = await self._receive_body()
+                received += len(data)
+                decoder.feed(data)
+            body = decoder.content()
+            buffer += decoder.rest()
+        self._unread = False
+        self.phase, self.deadline = Phase.BUSY, inf
+        return body
+
+    async def _receive_body(self) -> bytes:
+        data = await self.stream.receive_some(RECEIVE_BYTES)
+        if not data:
+            raise trio.BrokenResourceError("the client ended in the middle of a body")
+        return bytes(data)
+
+    async def _send(self, data: bytes) -> None:
+        self.deadline = trio.current_time() + SEND_WITHIN_S
+        await self.stream.send_all(data)
+        self.deadline = inf
+
+    async def _refuse(self, refusal: Refused, request_id: str) -> None:
+        """Say why, and end the connection."""
+        self.phase = Phase.BUSY
+        request_id = request_id or request_id_of({})
+        with trio.move_on_after(LINGER_S):
+            response = problem_response(refusal, request_id)
+            await self._send(encode_response(response, request_id, stays=False, head_only=False))
+            await self._linger()
+
+    async def _linger(self) -> None:
+        """Let the client read the answer before what it still sends makes the kernel reset the connection."""
+        with trio.move_on_after(LINGER_S):
+            await self.stream.send_eof()
+            left = LINGER_BYTES
+            while left > 0:
+                data = await self.stream.receive_some(RECEIVE_BYTES)
+                if not data:
+                    return
+                left -= len(data)
+
+
+class _HeadCatcher:
+    """Collects what the parser finds."""
+
+    __slots__ = ("pairs", "target")
+
+    def __init__(self) -> None:
+        self.target = b""
+        self.pairs: list[tuple[bytes, bytes]] = []
+
+    def on_url(self, part: bytes) -> None:
+        self.target += part
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.pairs.append((name, value))
+
+
+def read_head(head_bytes: bytes) -> Head:
+    """Parse and check a request's head, blank line included.
+
+    Raises:
+        Refused: it is not HTTP, or it is ambiguous.
+    """
+    catcher = _HeadCatcher()
+    parser = httptools.HttpRequestParser(catcher)
+    try:
+        parser.feed_data(head_bytes)
+    except httptools.HttpParserUpgrade:
+        pass  # the parser's way to say that the head asks for an upgrade
+    except httptools.HttpParserError as problem:
+        raise Refused("request.malformed", f"this is not HTTP/1.1: {str(problem) or type(problem).__name__}") from None
+    return check_head(parser.get_method(), catcher.target, parser.get_http_version(), catcher.pairs)

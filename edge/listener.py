@@ -1,0 +1,173 @@
+"""The listener: accepts connections, bounds them, looks after their deadlines, lets them go.
+
+Rules of the file:
+- A connection that fails ends alone.
+- Above the limits a connection is told so and closed at once; it is never queued.
+- The reaper cuts what is past its deadline; shutdown cuts what is left, so that nothing can hold it up.
+
+Back-pressure: sheds.
+"""
+
+import errno
+import socket
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from ipaddress import ip_address
+from typing import Final
+
+import structlog
+import trio
+
+from actors.tree import Mailbox
+from edge.express import Connection, Phase
+from edge.normaliser import Head
+from edge.problems import problem_response
+from edge.responses import encode_response, request_id_of
+from edge.routes import RouteTable
+from engine.errors import Unavailable
+
+log = structlog.get_logger("listener")
+BACKLOG: Final = 1024
+REAP_EVERY_S: Final = 0.5
+ACCEPT_PAUSE_S: Final = 0.1
+USER_TIMEOUT_MS: Final = 10_000
+"""`TCP_USER_TIMEOUT`: the kernel gives up on unacknowledged bytes after this, whatever shields a send."""
+_OUT_OF_RESOURCES: Final = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
+
+
+class Listener:
+    """One listening socket and its connections.
+
+    Args:
+        table: the routes.
+        hand_over: serves a connection on the Quart lane.
+        upgrade: serves a connection as a WebSocket.
+        most: connections at once.
+        most_per_ip: of one address that is not loopback.
+    """
+
+    def __init__(
+        self,
+        table: RouteTable,
+        hand_over: Callable[[trio.SocketStream, bytes], Awaitable[None]],
+        upgrade: Callable[[trio.SocketStream, bytes, Head, bytes, str], Awaitable[None]],
+        most: int,
+        most_per_ip: int,
+    ) -> None:
+        self._table = table
+        self._hand_over = hand_over
+        self._upgrade = upgrade
+        self._most = most
+        self._most_per_ip = most_per_ip
+        self._connections: set[Connection] = set()
+        self._per_ip: Counter[str] = Counter()
+        self._draining = False
+        self._emptied = trio.Event()
+        self.accepted = 0
+        self.shed = 0
+
+    def mailbox(self) -> Mailbox:
+        """How many connections are open, and how many may be."""
+        return Mailbox(len(self._connections), self._most)
+
+    async def open(self, host: str, port: int) -> list[trio.SocketListener]:
+        """Bind.
+
+        Raises:
+            OSError: the address is not to be had.
+        """
+        listeners = await trio.open_tcp_listeners(port, host=host, backlog=BACKLOG)
+        for one in listeners:
+            one.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)
+        return listeners
+
+    async def run(self, listeners: list[trio.SocketListener], connections: trio.Nursery) -> None:
+        """Accept until cancelled; connections live in the nursery that is given."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._reap)
+            for one in listeners:
+                nursery.start_soon(self._accept, one, connections)
+
+    async def drain(self, within_s: float) -> None:
+        """End idle connections now, and the others after their answer; cut what is left at the deadline."""
+        self._draining = True
+        for connection in list(self._connections):
+            if connection.phase is Phase.IDLE:
+                connection.scope.cancel()
+        with trio.move_on_after(within_s):
+            while self._connections:
+                self._emptied = trio.Event()
+                await self._emptied.wait()
+        self.cut()
+
+    def cut(self) -> None:
+        """End every connection now: the sockets are closed under whatever still waits for them."""
+        for connection in list(self._connections):
+            connection.scope.cancel()
+            connection.stream.socket.close()
+
+    async def _accept(self, listener: trio.SocketListener, connections: trio.Nursery) -> None:
+        while True:
+            try:
+                stream = await listener.accept()
+            except OSError as problem:
+                if problem.errno not in _OUT_OF_RESOURCES:
+                    raise
+                log.error("cannot accept", error=str(problem))
+                await trio.sleep(ACCEPT_PAUSE_S)
+                continue
+            self.accepted += 1
+            connections.start_soon(self._serve, stream)
+
+    async def _serve(self, stream: trio.SocketStream) -> None:
+        try:
+            peer = str(stream.socket.getpeername()[0])
+        except OSError:
+            stream.socket.close()
+            return
+        if not self._has_room(peer):
+            self.shed += 1
+            await self._turn_away(stream)
+            return
+        connection = Connection(stream, peer, self._table, self._hand_over, self._upgrade, lambda: self._draining)
+        self._connections.add(connection)
+        self._per_ip[peer] += 1
+        try:
+            await connection.run()
+        finally:
+            self._connections.discard(connection)
+            self._per_ip[peer] -= 1
+            if not self._per_ip[peer]:
+                del self._per_ip[peer]
+            stream.socket.close()
+            if not self._connections:
+                self._emptied.set()
+
+    def _has_room(self, peer: str) -> bool:
+        if self._draining or len(self._connections) >= self._most:
+            return False
+        return self._per_ip[peer] < self._most_per_ip or ip_address(peer.partition("%")[0]).is_loopback
+
+    async def _turn_away(self, stream: trio.SocketStream) -> None:
+        code = "server.draining" if self._draining else "server.too-many-connections"
+        fault = Unavailable(code, f"{len(self._connections)} connections are open; the limit is {self._most}")
+        request_id = request_id_of({})
+        answer = encode_response(problem_response(fault, request_id), request_id, stays=False, head_only=False)
+        try:
+            with trio.move_on_after(REAP_EVERY_S):
+                await stream.send_all(answer)
+                await stream.send_eof()
+                await stream.receive_some(1024)
+        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
+            pass  # it is being turned away; that it left by itself is as good
+        finally:
+            stream.socket.close()
+
+    async def _reap(self) -> None:
+        while True:
+            await trio.sleep(REAP_EVERY_S)
+            now = trio.current_time()
+            for connection in self._connections:
+                if connection.deadline < now and not connection.scope.cancel_called:
+                    connection.is_late = True
+                    connection.scope.cancel()

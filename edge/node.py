@@ -1,0 +1,42 @@
+"""What the edge holds of the house: one frozen value with narrow handles.
+
+Rules of the file:
+- A handle hides the mailbox behind it; nothing here starts anything.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import trio
+
+from actors.hashes import HashCache
+from actors.health import Health
+from actors.ingest import Publisher
+from actors.stream import Streams
+from actors.tree import Actor
+from engine.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """The running gateway, as the edge sees it.
+
+    Args:
+        settings: as started.
+        root: the tree of actors.
+        ingest: puts events on the log.
+        hashes: knows files.
+        stream: attaches agents.
+        health: says how the gateway is.
+        draining: set when shutdown begins.
+        durability: what an acknowledged event survives now: `fsync`, `replicated` or `buffered`.
+    """
+
+    settings: Settings
+    root: Actor
+    ingest: Publisher
+    hashes: HashCache
+    stream: Streams
+    health: Health
+    draining: trio.Event
+    durability: Callable[[], str]

@@ -1,0 +1,205 @@
+"""The Quart lane: everything that is not latency-critical, on Hypercorn, guarded.
+
+Rules of the file:
+- The same route table, the same checks of the head, the same errors as on the express lane.
+- Only HTTP/1.1: Hypercorn would change to HTTP/2 for whoever asks; here it may not.
+- WebSockets stay on the express lane.
+
+Source: `DESIGN.md` sections 2 and 9.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, cast
+
+import h11
+import structlog
+import trio
+from hypercorn.app_wrappers import ASGIWrapper
+from hypercorn.config import Config
+from hypercorn.protocol.h11 import H11Protocol
+from hypercorn.trio.task_group import TaskGroup
+from hypercorn.trio.tcp_server import TCPServer
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.typing import ConnectionState
+from hypercorn.utils import parse_socket_addr
+from quart import Response as QuartResponse
+from quart import request as quart_request
+from quart.wrappers.response import DataBody
+from quart_trio import QuartTrio
+
+from edge.handover import ReplayStream
+from edge.http import Request, Response
+from edge.normaliser import MAX_HEAD_BYTES, Head, check_head
+from edge.problems import broken, problem_response
+from edge.responses import SECURITY, request_id_of
+from edge.routes import RouteTable, answer
+from engine.errors import Fault, Refused
+
+log = structlog.get_logger("quart")
+KEEP_ALIVE_S: Final = 15
+BODY_WITHIN_S: Final = 30.0
+MOST_BODY_BYTES: Final = 8 * 1024 * 1024
+METHODS: Final = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"]
+
+Scope = dict[str, Any]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+
+class QuartLane:
+    """Serves connections that the express lane hands over.
+
+    Args:
+        table: the routes.
+    """
+
+    def __init__(self, table: RouteTable) -> None:
+        self._table = table
+        self._app = _make_app(table)
+        self._config = Config()
+        self._config.alpn_protocols = ["http/1.1"]
+        self._config.include_server_header = False
+        self._config.keep_alive_timeout = KEEP_ALIVE_S
+        self._config.h11_max_incomplete_size = MAX_HEAD_BYTES
+        self._config.accesslog = None
+        self._config.errorlog = None
+        self._context = WorkerContext(None)
+        self._wrapped = ASGIWrapper(cast("Any", self._guarded))
+
+    async def serve(self, stream: trio.SocketStream, early: bytes) -> None:
+        """Serve one connection to its end.
+
+        Args:
+            stream: the connection; closed at the end.
+            early: what was read of it already, from the first byte of a request on.
+        """
+        server = _Http1Server(
+            self._wrapped,
+            self._config,
+            self._context,
+            ConnectionState({}),
+            cast("Any", ReplayStream(stream, [early])),
+        )
+        await server.run()
+
+    async def drain(self) -> None:
+        """Let idle connections end now and the others after their answer."""
+        await self._context.terminated.set()
+
+    async def _guarded(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Check the head as the express lane does, before the framework sees the request."""
+        if scope["type"] == "websocket":
+            await receive()
+            await send({"type": "websocket.close", "code": 4001})  # before the upgrade: Hypercorn answers 403
+            return
+        if scope["type"] != "http":
+            return
+        query = scope["query_string"]
+        target = scope["raw_path"] + (b"?" + query if query else b"")
+        try:
+            scope["headgate.head"] = check_head(
+                scope["method"].encode(), target, scope["http_version"], scope["headers"]
+            )
+        except Refused as refusal:
+            request_id = request_id_of({})
+            await _send_plain(send, problem_response(refusal, request_id), request_id)
+            return
+        await self._app(cast("Any", scope), cast("Any", receive), cast("Any", send))
+
+
+class _Http1(H11Protocol):
+    """Hypercorn's HTTP/1.1 without its doors to HTTP/2 (the `h2c` upgrade and the bare preface)."""
+
+    async def _check_protocol(self, event: h11.Request) -> None:
+        """Stay with HTTP/1.1: a preface is then a request like any other, and refused by `check_head`."""
+
+
+class _Http1Server(TCPServer):
+    """Hypercorn's connection, held to HTTP/1.1."""
+
+    async def run(self) -> None:
+        """Serve the connection: Hypercorn's own `run`, less TLS and the choice of a protocol."""
+        try:
+            socket = self.stream.socket
+            client = parse_socket_addr(socket.family, socket.getpeername())
+            server = parse_socket_addr(socket.family, socket.getsockname())
+            async with TaskGroup() as task_group:
+                self._task_group = task_group
+                self.protocol = _Http1(  # type: ignore[assignment]  # it is used only by `initiate` and `handle`
+                    self.app,
+                    self.config,
+                    self.context,
+                    task_group,
+                    ConnectionState(self.state),
+                    False,
+                    client,
+                    server,
+                    self.protocol_send,
+                )
+                await self.protocol.initiate()
+                await self.idle_task.restart(task_group, self._idle_timeout)
+                await self._read_data()
+        except OSError:
+            pass  # the client went away
+        finally:
+            await self._close()
+
+
+def _make_app(table: RouteTable) -> QuartTrio:
+    app = QuartTrio("headgate", static_folder=None)
+    app.url_map.merge_slashes = False
+    app.config["RESPONSE_TIMEOUT"] = None
+    app.config["MAX_CONTENT_LENGTH"] = MOST_BODY_BYTES
+
+    async def respond(path: str) -> QuartResponse:
+        head: Head = cast("Any", quart_request.scope)["headgate.head"]
+        request_id = request_id_of(head.headers)
+        client = quart_request.scope.get("client")
+        request = Request(
+            head.method, head.path, head.query, head.headers, client[0] if client else "", request_id, _read_body
+        )
+        try:
+            response = await answer(table, request)
+        except Fault as fault:
+            response = problem_response(fault, request_id, head.path)
+        except Exception as fault:  # our bug: the client gets a 500 with the id, the log gets the rest
+            log.error("handler failed", path=head.path, request_id=request_id, exc_info=fault)
+            response = problem_response(broken(), request_id, head.path)
+        answered = QuartResponse(DataBody(response.body), response.status, content_type=response.content_type)
+        for name, value in {**SECURITY, **response.headers, "x-request-id": request_id}.items():
+            answered.headers[name] = value
+        answered.headers["content-length"] = str(len(response.body))
+        answered.timeout = None
+        if response.close:
+            answered.headers["connection"] = "close"
+        return answered
+
+    app.add_url_rule("/", "root", respond, defaults={"path": ""}, methods=METHODS, provide_automatic_options=False)
+    app.add_url_rule("/<path:path>", "all", respond, methods=METHODS, provide_automatic_options=False)
+    return app
+
+
+async def _read_body(limit_bytes: int) -> bytes:
+    length = quart_request.content_length
+    if length is not None and length > limit_bytes:
+        raise Refused("request.too-large", f"the body has {length} bytes; the limit is {limit_bytes}")
+    with trio.move_on_after(BODY_WITHIN_S):
+        body = await quart_request.get_data(False, False, False)
+        if len(body) > limit_bytes:
+            raise Refused("request.too-large", f"the body is larger than the limit of {limit_bytes} bytes")
+        return body
+    raise Refused("request.too-slow", f"the body did not arrive within {BODY_WITHIN_S:g} s")
+
+
+async def _send_plain(send: Send, response: Response, request_id: str) -> None:
+    fields = {
+        **SECURITY,
+        **response.headers,
+        "content-type": response.content_type,
+        "content-length": str(len(response.body)),
+        "x-request-id": request_id,
+        "connection": "close",
+    }
+    pairs = [(name.lower().encode(), value.encode()) for name, value in fields.items()]
+    await send({"type": "http.response.start", "status": response.status, "headers": pairs})
+    await send({"type": "http.response.body", "body": response.body, "more_body": False})

@@ -1,0 +1,69 @@
+"""Responses as bytes, and the headers that every one of them carries.
+
+Rules of the file:
+- Framing is built here alone: one Content-Length, no Transfer-Encoding, no header from outside but the request's id.
+"""
+
+import itertools
+import re
+import secrets
+import time
+from email.utils import formatdate
+from http import HTTPStatus
+from typing import Final
+
+from edge.http import Response
+
+SECURITY: Final = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
+"""On every answer of both lanes; a handler's own header of the same name wins."""
+_SECURITY_BYTES: Final = b"".join(f"{name}: {value}\r\n".encode() for name, value in SECURITY.items())
+_STATUS_LINES: Final = {one.value: f"HTTP/1.1 {one.value} {one.phrase}\r\n".encode() for one in HTTPStatus}
+_GOOD_ID: Final = re.compile(r"[A-Za-z0-9._\-]{1,128}\Z")
+_PREFIX: Final = secrets.token_hex(6)
+_NUMBERS: Final = itertools.count(1)
+
+
+def request_id_of(headers: dict[str, str]) -> str:
+    """Give a request's id: the client's where it is harmless, else a new one."""
+    given = headers.get("x-request-id")
+    if given is not None and _GOOD_ID.match(given):
+        return given
+    return f"{_PREFIX}-{next(_NUMBERS):x}"
+
+
+def encode_response(response: Response, request_id: str, *, stays: bool, head_only: bool) -> bytes:
+    """Give a response's bytes.
+
+    Args:
+        response: what to say.
+        request_id: goes into its header.
+        stays: the connection stays open after it.
+        head_only: the request was HEAD: the length is said, the body is not.
+    """
+    body = response.body
+    parts = [
+        _STATUS_LINES[response.status],
+        b"content-type: %s\r\ncontent-length: %d\r\nx-request-id: %s\r\ndate: %s\r\n"
+        % (response.content_type.encode(), len(body), request_id.encode(), _date()),
+        _SECURITY_BYTES,
+    ]
+    for name, value in response.headers.items():
+        parts.append(f"{name}: {value}\r\n".encode("latin-1"))
+    parts.append(b"\r\n" if stays else b"connection: close\r\n\r\n")
+    if not head_only:
+        parts.append(body)
+    return b"".join(parts)
+
+
+class _DateCache:
+    second = 0
+    text = b""
+
+
+def _date() -> bytes:
+    """Give the Date header's value, formatted once a second."""
+    now = int(time.time())
+    if now != _DateCache.second:
+        _DateCache.second = now
+        _DateCache.text = formatdate(now, usegmt=True).encode()
+    return _DateCache.text

@@ -1,0 +1,205 @@
+"""`headgate serve`: the composition root.
+
+Everything is opened here, as nested blocks, in the order engines, bridge, drivers, actors, listener; leaving the blocks
+is the shutdown: stop accepting, tell the streams, let requests end, cancel, close the drivers, stop the children.
+
+Rules of the file:
+- Nothing but this file composes; whoever needs something is given it.
+- Every wait at the end has a deadline. A second signal means now.
+"""
+
+import os
+import signal
+import sys
+from contextlib import nullcontext
+from functools import partial
+from itertools import cycle
+from typing import Final, TypeVar
+
+import structlog
+import trio
+
+from actors.children import run_embedded_log
+from actors.hashes import HashCache
+from actors.health import Health
+from actors.ingest import Publisher
+from actors.log import LogKeeper
+from actors.stream import Streams
+from actors.tree import Actor, State, supervise
+from edge.listener import Listener
+from edge.logs import configure_logs
+from edge.node import Node
+from edge.quart_lane import QuartLane
+from edge.table import make_table
+from edge.upgrades import upgrade_connection
+from engine.bridge import open_bridge
+from engine.children import locked_folder
+from engine.errors import Fault
+from engine.hashes import HashTable
+from engine.hashes_redis import RedisTier
+from engine.jetstream import JetStream
+from engine.log_control import LogControl
+from engine.nats import Endpoint, Locate
+from engine.nats_server import EmbeddedLog, endpoints_of
+from engine.settings import Settings
+
+log = structlog.get_logger("serve")
+E = TypeVar("E", bound=Exception)
+
+EXIT_OK: Final = 0
+EXIT_FAILED: Final = 1
+EXIT_IN_USE: Final = 5
+READY_WITHIN_S: Final = 30.0
+FLUSH_WITHIN_S: Final = 2.0
+
+
+def run(settings: Settings) -> int:
+    """Run a gateway until it is told to stop; the exit code says how it went."""
+    configure_logs(settings.log_level)
+    code = EXIT_OK
+    try:
+        trio.run(partial(serve, settings))
+    except* Fault as group:
+        fault = _first_of(group)
+        _complain(fault.detail)
+        code = EXIT_IN_USE if fault.kind.code == "request.conflict" else EXIT_FAILED
+    except* OSError as group:
+        problem = _first_of(group)
+        _complain(f"cannot listen on {settings.host}:{settings.port}: {problem}")
+        code = EXIT_FAILED
+    return code
+
+
+async def serve(settings: Settings, *, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED) -> None:
+    """Run a gateway until SIGTERM or SIGINT.
+
+    Args:
+        settings: what to run.
+        task_status: reports the address once requests are welcome.
+
+    Raises:
+        Refused: the data folder is in use.
+        OSError: the address is not to be had.
+    """
+    root = Actor("headgate", trio.current_time())
+    draining = trio.Event()
+    embedded = None if settings.nats_url else EmbeddedLog(settings.data.resolve() / "nats", settings.durability)
+    locate = embedded.endpoint if embedded is not None else _rotation(settings.nats_url)
+    with locked_folder(settings.data) if embedded is not None else nullcontext():
+        async with trio.open_nursery() as signals, trio.open_nursery() as children, open_bridge() as bridge:
+            signals.start_soon(_watch_signals, draining)
+            with root.child("children") as nest, root.child("stream") as agents:
+                if embedded is not None:
+                    children.start_soon(partial(supervise, nest, "nats", partial(run_embedded_log, embedded)))
+                jetstream = JetStream(locate, "headgate")
+                control = LogControl(bridge, locate)
+                tier = (
+                    RedisTier(bridge, settings.redis_address, settings.cache_ttl_s) if settings.redis_address else None
+                )
+                health = Health(jetstream, root, draining.is_set)
+                publisher = Publisher(jetstream)
+                streams = Streams(
+                    jetstream,
+                    control,
+                    settings.stream,
+                    settings.subjects,
+                    settings.ack_wait_s,
+                    settings.max_lease_s,
+                    agents,
+                )
+                table = HashTable(settings.cache_mib * 1024 * 1024, settings.cache_ttl_s)
+                cache = HashCache(table, tier)
+                keeper = LogKeeper(jetstream, control, publisher.commit, health, settings, embedded)
+                node = Node(settings, root, publisher, cache, streams, health, draining, lambda: health.durability)
+                async with trio.open_nursery() as drivers:
+                    drivers.start_soon(partial(supervise, root, "log", keeper.run_connection))
+                    async with trio.open_nursery() as actors:
+                        actors.start_soon(partial(supervise, root, "stream-keeper", keeper.run))
+                        actors.start_soon(partial(supervise, root, "ingest", publisher.run, mailbox=publisher.mailbox))
+                        if tier is not None:
+                            actors.start_soon(health.watch_redis, tier, cache)
+                        await _listen(node, keeper, task_status)
+                        with trio.move_on_after(FLUSH_WITHIN_S):
+                            await publisher.wait_idle()
+                        actors.cancel_scope.cancel()
+                    drivers.cancel_scope.cancel()
+                with trio.move_on_after(FLUSH_WITHIN_S):
+                    await control.aclose()
+                    if tier is not None:
+                        await tier.aclose()
+            children.cancel_scope.cancel()
+            signals.cancel_scope.cancel()
+
+
+async def _listen(node: Node, keeper: LogKeeper, task_status: trio.TaskStatus[str]) -> None:
+    """Serve clients until draining begins, then let them go."""
+    settings, root = node.settings, node.root
+    table = make_table(node)
+    quart = QuartLane(table)
+    upgrade = partial(upgrade_connection, table, node.draining)
+    listener = Listener(table, quart.serve, upgrade, settings.connections, settings.connections_per_ip)
+    sockets = await listener.open(settings.host, settings.port)
+    with root.child("listener", listener.mailbox):
+        async with trio.open_nursery() as connections:
+            with trio.CancelScope() as accepting:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(listener.run, sockets, connections)
+                    nursery.start_soon(_announce, node, keeper, sockets[0], task_status)
+                    await node.draining.wait()
+                    root.state = State.DRAINING
+                    accepting.cancel()
+            for one in sockets:
+                await one.aclose()
+            log.info("draining", connections=listener.mailbox().depth, within_s=settings.drain_s)
+            await quart.drain()
+            await listener.drain(settings.drain_s)
+            connections.cancel_scope.cancel()
+
+
+async def _announce(
+    node: Node, keeper: LogKeeper, listener: trio.SocketListener, task_status: trio.TaskStatus[str]
+) -> None:
+    """Say, once, where the gateway is: when the log is there, or when it has been waited for long enough."""
+    with trio.move_on_after(READY_WITHIN_S if not node.settings.nats_url else READY_WITHIN_S / 10):
+        await keeper.is_prepared.wait()
+    host, port = listener.socket.getsockname()[:2]
+    address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    node.root.state = State.RUNNING
+    if not keeper.is_prepared.is_set():
+        log.warning("the log is not reachable yet; events are refused until it is", error=node.health.log_error)
+    sys.stdout.write(
+        f"headgate ready {address} durability={node.durability()} data={node.settings.data} pid={os.getpid()}\n"
+    )
+    sys.stdout.flush()
+    task_status.started(address)
+
+
+async def _watch_signals(draining: trio.Event) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for number in signals:
+            if draining.is_set():
+                log.warning("told to stop twice: ending now", signal=number)
+                os._exit(EXIT_FAILED)  # the kernel ends the children with us
+            log.info("told to stop", signal=number)
+            draining.set()
+
+
+def _rotation(urls: str) -> Locate:
+    endpoints = cycle(endpoints_of(urls))
+
+    def locate() -> Endpoint:
+        return next(endpoints)
+
+    return locate
+
+
+def _complain(text: str) -> None:
+    sys.stderr.write(f"headgate: {text}\n")
+
+
+def _first_of(group: BaseExceptionGroup[E]) -> E:
+    for one in group.exceptions:
+        if isinstance(one, BaseExceptionGroup):
+            return _first_of(one)
+        return one
+    raise AssertionError("an exception group is never empty")

@@ -1,0 +1,88 @@
+"""WebSocket sessions on connections that the express lane gives up.
+
+Rules of the file:
+- Parameters are refused before the upgrade, with an HTTP answer.
+- No compression is negotiated; messages are bounded; a peer that answers no ping is gone.
+- The close code says whether to come back (`engine/errors.py`).
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import trio
+from trio_websocket import ConnectionClosed, WebSocketConnection, WebSocketRequest, wrap_server_stream
+
+from edge.handover import ReplayStream
+from edge.http import Request
+from engine.errors import Fault, Refused
+
+MAX_MESSAGE_BYTES: Final = 1024 * 1024
+RECEIVE_BYTES: Final = 16 * 1024
+QUEUED_MESSAGES: Final = 1
+"""The session's reader takes messages at once; the socket itself is the queue."""
+PING_EVERY_S: Final = 20.0
+PONG_WITHIN_S: Final = 20.0
+HANDSHAKE_WITHIN_S: Final = 5.0
+CLOSE_WITHIN_S: Final = 2.0
+
+Session = Callable[[WebSocketConnection], Awaitable[None]]
+
+
+async def serve_socket(stream: trio.SocketStream, head_bytes: bytes, rest: bytes, session: Session) -> None:
+    """Upgrade a connection and run a session on it.
+
+    Args:
+        stream: the connection.
+        head_bytes: the upgrade request's head.
+        rest: what came after it.
+        session: talks to the client; when it returns, the socket is closed normally.
+    """
+    replay = ReplayStream(stream, [head_bytes, rest])
+    try:
+        async with trio.open_nursery() as nursery:
+            with trio.fail_after(HANDSHAKE_WITHIN_S):
+                request: WebSocketRequest = await wrap_server_stream(
+                    nursery,
+                    replay,
+                    message_queue_size=QUEUED_MESSAGES,
+                    max_message_size=MAX_MESSAGE_BYTES,
+                    receive_buffer_size=RECEIVE_BYTES,
+                )
+                socket = await request.accept()
+            nursery.start_soon(_ping, socket)
+            try:
+                await session(socket)
+                await close_socket(socket, 1000, "")
+            except Fault as fault:
+                await close_socket(socket, fault.kind.close_code, fault.kind.title)
+            nursery.cancel_scope.cancel()
+    except* (ConnectionClosed, trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
+        pass  # the client is gone, or never finished its handshake
+
+
+async def close_socket(socket: WebSocketConnection, code: int, reason: str) -> None:
+    """Say goodbye, within a deadline."""
+    with trio.move_on_after(CLOSE_WITHIN_S, shield=True):  # bounded by its own deadline
+        await socket.aclose(code, reason[:120])
+
+
+def check_upgrade(request: Request) -> None:
+    """Refuse an upgrade that cannot work, before it.
+
+    Raises:
+        Refused: it is not version 13, or has no key.
+    """
+    if request.headers.get("sec-websocket-version") != "13":
+        raise Refused("request.malformed", "Sec-WebSocket-Version must be 13")
+    if len(request.headers.get("sec-websocket-key", "")) != 24:
+        raise Refused("request.malformed", "Sec-WebSocket-Key must be 16 bytes in base64")
+
+
+async def _ping(socket: WebSocketConnection) -> None:
+    """Find out that a peer is gone when its network does not say so."""
+    while True:
+        await trio.sleep(PING_EVERY_S)
+        with trio.move_on_after(PONG_WITHIN_S) as patience:
+            await socket.ping()
+        if patience.cancelled_caught:
+            raise trio.TooSlowError(f"no pong within {PONG_WITHIN_S:g} s")

@@ -1,0 +1,100 @@
+"""WebSocket `/stream`: batches of events out, acknowledgements in (the old wire, S0.10 to S0.17).
+
+Rules of the file:
+- One batch is outstanding; the acknowledgement's path never waits behind a delivery.
+- Whatever ends the session, what the agent held goes back to the log at once.
+"""
+
+import uuid
+
+import orjson
+import structlog
+import trio
+from trio_websocket import WebSocketConnection
+
+from actors.stream import Consumer
+from edge.http import Request
+from edge.node import Node
+from edge.sockets import Session, close_socket
+from engine.errors import Fault, Refused
+from engine.jetstream import Verdict
+from engine.stream import DEFAULT_BATCH, encode_batch
+
+log = structlog.get_logger("stream")
+
+
+async def open_stream(node: Node, request: Request) -> Session:
+    """Check an agent's parameters and make its durable, before the upgrade.
+
+    Raises:
+        Refused: a parameter is missing or wrong.
+        Unavailable: the log is away, or the gateway is shutting down.
+    """
+    parameters = request.parameters()
+    missing = [name for name in ("subject", "durable") if not parameters.get(name)]
+    if missing:
+        raise Refused("request.bad-parameter", f"{' and '.join(missing)}: missing from the query")
+    subject, durable = parameters["subject"], parameters["durable"]
+    count = _count_of(parameters.get("batch"))
+    node.stream.check(subject, durable, count)
+    await node.stream.ensure(subject, durable)
+
+    async def session(socket: WebSocketConnection) -> None:
+        async with node.stream.attach(durable, count) as consumer, trio.open_nursery() as nursery:
+            settled = _Signal()
+            nursery.start_soon(_listen, socket, consumer, settled)
+            nursery.start_soon(_leave_when_draining, node, socket, consumer, settled, nursery.cancel_scope)
+            await _deliver(socket, consumer, settled, node.draining)
+
+    return session
+
+
+class _Signal:
+    """Says that the outstanding batch is settled."""
+
+    def __init__(self) -> None:
+        self.event = trio.Event()
+
+
+async def _deliver(socket: WebSocketConnection, consumer: Consumer, settled: _Signal, draining: trio.Event) -> None:
+    while True:
+        try:
+            deliveries = await consumer.next_batch()
+        except Fault as fault:
+            await socket.send_message(orjson.dumps({"type": "error", "message": fault.detail}).decode())
+            await close_socket(socket, 1011, fault.kind.title)
+            return
+        if draining.is_set():
+            await trio.sleep_forever()  # the session is about to be ended; what has arrived goes back
+        batch_id = str(uuid.uuid4())
+        settled.event = trio.Event()
+        consumer.window.hand_over(batch_id, deliveries, trio.current_time())
+        await socket.send_message(encode_batch(batch_id, deliveries))
+        await settled.event.wait()
+
+
+async def _listen(socket: WebSocketConnection, consumer: Consumer, settled: _Signal) -> None:
+    while True:
+        verdict = consumer.window.judge(await socket.get_message())
+        if verdict is not None:
+            consumer.settle(Verdict(verdict))
+            settled.event.set()
+
+
+async def _leave_when_draining(
+    node: Node, socket: WebSocketConnection, consumer: Consumer, settled: _Signal, scope: trio.CancelScope
+) -> None:
+    await node.draining.wait()
+    if not consumer.window.is_empty:
+        with trio.move_on_after(node.settings.drain_s / 2):
+            await settled.event.wait()
+    await close_socket(socket, 1001, "the gateway is shutting down; come back in a moment")
+    scope.cancel()
+
+
+def _count_of(text: str | None) -> int:
+    if not text:
+        return DEFAULT_BATCH
+    if not text.isascii() or not text.isdigit() or len(text) > 9:
+        raise Refused("request.bad-parameter", f"batch: expected a whole number (it is {text[:40]!r})")
+    return int(text)

@@ -1,0 +1,48 @@
+"""The gateway's routes: the one place where paths are named.
+
+Rules of the file:
+- A route changes lanes by one word here.
+"""
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+from edge.hashes import post_cache_batch
+from edge.health import get_actors, get_healthz, get_readyz, get_root, get_version
+from edge.http import Request, Response
+from edge.ingest import post_ingest
+from edge.node import Node
+from edge.routes import Lane, Route, RouteTable, SocketRoute
+from edge.stream import open_stream
+
+
+def make_table(node: Node) -> RouteTable:
+    """Bind every route to the running gateway."""
+
+    def route(
+        method: str,
+        path: str,
+        handler: Callable[[Node, Request], Awaitable[Response]],
+        lane: Lane,
+        summary: str,
+        admit: Callable[[], None] | None = None,
+    ) -> Route:
+        return Route(method, path, partial(handler, node), lane, summary, admit)
+
+    express, quart = Lane.EXPRESS, Lane.QUART
+    routes = [
+        route("GET", "/healthz", get_healthz, express, "Is the process alive?"),
+        route("GET", "/readyz", get_readyz, express, "Should requests come here?"),
+        route("GET", "/version", get_version, quart, "Which release is this?"),
+        route("GET", "/actors", get_actors, quart, "The live tree of actors"),
+        route("GET", "/", get_root, quart, "What is this?"),
+    ]
+    sockets: dict[str, SocketRoute] = {}
+    for prefix in ("", "/api"):  # clients in the field use both (S0.27)
+        routes.append(
+            route("POST", f"{prefix}/ingest", post_ingest, express, "Put events on the log", node.ingest.check_room)
+        )
+        routes.append(route("POST", f"{prefix}/cache/batch", post_cache_batch, express, "Which files are known?"))
+        path = f"{prefix}/stream"
+        sockets[path] = SocketRoute(path, partial(open_stream, node), "Batches of events to agents")
+    return RouteTable(routes, sockets)

@@ -1,0 +1,176 @@
+"""Child processes that cannot outlive the gateway, and the lock on a data folder.
+
+Rules of the file:
+- A child is started from the main thread. The kernel's parent-death signal belongs to the *thread* that started
+  the child: started from a worker thread, the child would be killed when that thread goes idle.
+- A child has a session of its own, so that a Ctrl-C in the terminal reaches the gateway alone.
+- A process is stopped only when its pid, its start time and its program all match what was written down.
+
+Source: `RELIABILITY.md` 3.7.
+"""
+
+import ctypes
+import fcntl
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Final
+
+import orjson
+import trio
+
+from engine.errors import Refused
+
+_PR_SET_PDEATHSIG: Final = 1
+_LIBC: Final = ctypes.CDLL(None, use_errno=True)
+STOP_WITHIN_S: Final = 5.0
+
+
+class Child:
+    """A running child process.
+
+    Args:
+        process: as `start_child` made it.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+        self._pidfd = os.pidfd_open(process.pid)
+        self.pid = process.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        """How it ended, negative for a signal; None while it runs."""
+        return self._process.poll()
+
+    async def wait(self) -> int:
+        """Wait until it has ended and give its exit code.
+
+        Cancellation: the child goes on.
+        """
+        while (code := self._process.poll()) is None:
+            await trio.lowlevel.wait_readable(self._pidfd)
+        return code
+
+    async def stop(self, first: signal.Signals = signal.SIGTERM, within_s: float = STOP_WITHIN_S) -> int:
+        """End it: `first`, and SIGKILL when that has not helped in time."""
+        if self._process.poll() is None:
+            self._process.send_signal(first)
+            with trio.move_on_after(within_s):
+                return await self.wait()
+            self._process.kill()
+        return await self.wait()
+
+    def close(self) -> None:
+        """Release what watches it; kills it when it still runs."""
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+            self._pidfd = -1
+
+
+def start_child(argv: Sequence[str], record: Path, log: IO[bytes]) -> Child:
+    """Start a child that the kernel kills when this process ends, however it ends.
+
+    Args:
+        argv: program and arguments.
+        record: file that names the child, for a later gateway's `stop_stale`.
+        log: takes its standard output and error.
+
+    Raises:
+        OSError: the program cannot be started.
+        RuntimeError: called outside the main thread.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        raise RuntimeError("a child must be started from the main thread, or it dies with the thread that started it")
+    parent = os.getpid()
+
+    def die_with_parent() -> None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:
+            os._exit(1)  # the gateway ended between fork and prctl
+
+    process = subprocess.Popen(
+        list(argv),
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        preexec_fn=die_with_parent,  # noqa: PLW1509  # the one call it makes is async-signal-safe and loaded before
+    )
+    child = Child(process)
+    identity = {"pid": child.pid, "start_time": _start_time(child.pid), "exe": _exe(child.pid), "argv": list(argv)}
+    record.write_bytes(orjson.dumps(identity))
+    return child
+
+
+def stop_stale(record: Path) -> bool:
+    """Stop the child of a gateway that is gone, when one still runs; True when there was one.
+
+    Call it only under the folder's lock: then the recorded child has no living gateway.
+    """
+    try:
+        identity = orjson.loads(record.read_bytes())
+        pid = int(identity["pid"])
+        matches = _start_time(pid) == identity["start_time"] and _exe(pid) == identity["exe"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    if not matches:
+        return False
+    try:
+        watch = os.pidfd_open(pid)
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    try:
+        import select  # noqa: PLC0415  # only here, and only in this rare case
+
+        select.select([watch], [], [], STOP_WITHIN_S)
+    finally:
+        os.close(watch)
+    return True
+
+
+@contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Own a data folder: make it, private, and hold its lock.
+
+    Raises:
+        Refused: another gateway owns it, or it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as problem:
+        raise Refused("request.conflict", f"cannot use the data folder {folder}: {problem}") from problem
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.pread(lock, 20, 0).decode(errors="replace").strip() or "?"
+            raise Refused(
+                "request.conflict", f"the data folder {folder} is in use by another gateway (process {owner})"
+            ) from None
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(lock)
+
+
+def _start_time(pid: int) -> int:
+    """Give when a process started, in clock ticks since boot: with the pid it names a process for good."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    if fields[0] == "Z":
+        raise ProcessLookupError(f"process {pid} is a zombie")
+    return int(fields[19])
+
+
+def _exe(pid: int) -> str:
+    return os.readlink(f"/proc/{pid}/exe").removesuffix(" (deleted)")

@@ -1,0 +1,298 @@
+"""The shape of file events: decode, check, make paths canonical, keep the bytes.
+
+A request's events are decoded once, to check them and to learn what the hash cache needs; what is
+published are the request's own bytes, so nothing that a scanner wrote is lost or rounded on the way.
+Only an event whose path changes is written anew, and only its path members are.
+
+Rules of the file:
+- Bytes in, `EventBatch` or `Refused` out; no clock, no I/O.
+- Unknown event types and unknown members pass through untouched.
+- A wrong shape names the first ten events that have it; nothing of such a request is published.
+
+What must change with it: the limits stand in the README's wire reference.
+Source: S0.6, S0.27, REQUIREMENTS E17; `bench/scenarios/ingest.py` pays for the two-pass decoding.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple, cast
+
+import msgspec
+import orjson
+
+from engine.errors import Refused
+from engine.paths import canonical_path, is_canonical
+
+MAX_BODY_BYTES: Final = 8 * 1024 * 1024
+MAX_EVENTS: Final = 10_000
+MAX_DEPTH: Final = 32
+"""Deeper JSON breaks the recursion limits of common parsers downstream; real events have depth 4."""
+NAMED_ERRORS: Final = 10
+
+_PATH_MEMBERS: Final = ("path", "dir", "root_path")
+_NOT_BRACKETS: Final = bytes(code for code in range(256) if code not in b"{}[]")
+_AT_BYTE: Final = re.compile(r"\(byte (\d+)\)")
+
+
+class FileFacts(msgspec.Struct, gc=False):
+    """The members of an event's data that the gateway looks at; any type, checked by use."""
+
+    path: Any = None
+    dir: Any = None
+    root_path: Any = None
+    algo: Any = None
+    hash: Any = None
+    size: Any = None
+    mtime: Any = None
+    inode: Any = None
+    dev: Any = None
+
+
+class FileEvent(msgspec.Struct, gc=False):
+    """One event as the gateway sees it."""
+
+    type: str
+    data: FileFacts
+
+
+class EventBatch(NamedTuple):
+    """The checked events of one request.
+
+    Args:
+        events: what the cache needs of each, paths canonical.
+        joined: the events' JSON, comma-separated, without the brackets around them.
+        pieces: the same, one bytes an event, when it was cheap to have; else None.
+    """
+
+    events: list[FileEvent]
+    joined: bytes
+    pieces: list[bytes] | None
+
+    def split(self) -> list[bytes]:
+        """Give each event's JSON by itself."""
+        if self.pieces is not None:
+            return self.pieces
+        return [bytes(raw) for raw in _RAW_LIST.decode(b"[" + self.joined + b"]")]
+
+
+class _Body(msgspec.Struct):
+    events: list[FileEvent]
+
+
+class _RawBody(msgspec.Struct):
+    events: msgspec.Raw
+
+
+class _RawListBody(msgspec.Struct):
+    events: list[msgspec.Raw]
+
+
+_BODY: Final = msgspec.json.Decoder(_Body)
+_RAW_BODY: Final = msgspec.json.Decoder(_RawBody)
+_RAW_LIST_BODY: Final = msgspec.json.Decoder(_RawListBody)
+_RAW_LIST: Final = msgspec.json.Decoder(list[msgspec.Raw])
+_EVENT: Final = msgspec.json.Decoder(FileEvent)
+_MEMBERS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+def decode_events(body: bytes) -> EventBatch:
+    """Decode `{"events":[{"type":…,"data":{…}},…]}`.
+
+    Raises:
+        Refused: not JSON (with the byte's offset), a wrong shape (naming events by index), too many.
+    """
+    _check_text(body)
+    try:
+        events = _BODY.decode(body).events
+        raw = bytes(_RAW_BODY.decode(body).events)
+    except msgspec.ValidationError:
+        raise _shape_refusal(body) from None
+    except (msgspec.DecodeError, RecursionError) as problem:
+        raise _json_refusal(body, problem) from None
+    _check_count(len(events))
+    changed = [index for index, event in enumerate(events) if event.type.startswith("file.") and _fix(event, index)]
+    if not changed:
+        return EventBatch(events, raw[1:-1].strip(), None)
+    pieces = [bytes(one) for one in _RAW_LIST.decode(raw)]
+    for index in changed:
+        pieces[index] = _rewrite(pieces[index])
+    return EventBatch(events, b",".join(pieces), pieces)
+
+
+def decode_event_lines(body: bytes) -> EventBatch:
+    """Decode NDJSON, one event a line; empty lines are skipped.
+
+    Raises:
+        Refused: as `decode_events`; offsets and indexes count over the whole body.
+    """
+    _check_text(body)
+    pieces = [line.strip() for line in body.split(b"\n")]
+    pieces = [line for line in pieces if line]
+    _check_count(len(pieces))
+    events: list[FileEvent] = []
+    wrong: list[dict[str, object]] = []
+    for index, piece in enumerate(pieces):
+        try:
+            event = _EVENT.decode(piece)
+        except msgspec.ValidationError:
+            wrong.append({"index": index, "problem": _problem_of(piece)})
+            continue
+        except (msgspec.DecodeError, RecursionError) as problem:
+            raise _json_refusal(piece, problem, f"line {index + 1}: ", _offset_of_line(body, index)) from None
+        if event.type.startswith("file.") and _fix(event, index):
+            pieces[index] = _rewrite(piece)
+        events.append(event)
+    if wrong:
+        raise _named_refusal(wrong)
+    return EventBatch(events, b",".join(pieces), pieces)
+
+
+def _check_text(body: bytes) -> None:
+    try:
+        body.decode()
+    except UnicodeDecodeError as problem:
+        raise Refused(
+            "request.bad-json", f"the body is not UTF-8 at byte {problem.start}", offset=problem.start
+        ) from None
+    _check_depth(body)
+
+
+def _check_depth(body: bytes) -> None:
+    """Refuse nesting beyond `MAX_DEPTH`: brackets only, innermost pairs cut away until none is left."""
+    skeleton = body.translate(None, _NOT_BRACKETS)
+    for _ in range(MAX_DEPTH):
+        shorter = skeleton.replace(b"{}", b"").replace(b"[]", b"")
+        if not shorter:
+            return
+        if len(shorter) == len(skeleton):
+            break
+        skeleton = shorter
+    depth = deepest = 0
+    in_text = escaped = False
+    for code in body:  # brackets inside strings confused the quick look: count exactly
+        if in_text:
+            if escaped:
+                escaped = False
+            elif code == 0x5C:
+                escaped = True
+            elif code == 0x22:
+                in_text = False
+        elif code == 0x22:
+            in_text = True
+        elif code in b"{[":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif code in b"}]":
+            depth -= 1
+    if deepest > MAX_DEPTH:
+        raise Refused(
+            "request.wrong-shape", f"the body nests {deepest} levels deep; the limit is {MAX_DEPTH}", limit=MAX_DEPTH
+        )
+
+
+def _check_count(count: int) -> None:
+    if count > MAX_EVENTS:
+        raise Refused(
+            "request.too-large", f"{count} events in one request; the limit is {MAX_EVENTS}", limit=MAX_EVENTS
+        )
+
+
+def _fix(event: FileEvent, index: int) -> bool:
+    """Make the event's paths canonical; True when its bytes must be written anew."""
+    data = event.data
+    path = data.path
+    if path.__class__ is not str:
+        if path is not None:
+            raise _named_refusal([{"index": index, "problem": "data.path is not a string"}])
+        path = ""
+    changed = False
+    if not is_canonical(path):
+        data.path = canonical_path(path)
+        changed = True
+    if data.dir.__class__ is str and not is_canonical(data.dir):
+        changed = True
+    if data.root_path.__class__ is str and not is_canonical(data.root_path):
+        changed = True
+    return changed
+
+
+def _rewrite(piece: bytes) -> bytes:
+    """Write an event with canonical paths; every other member keeps its bytes."""
+    members = _MEMBERS.decode(piece)
+    data = _MEMBERS.decode(bytes(members["data"]))
+    for name in _PATH_MEMBERS:
+        value = orjson.loads(bytes(data[name])) if name in data else None
+        if isinstance(value, str):
+            data[name] = msgspec.Raw(orjson.dumps(canonical_path(value)))
+    members["data"] = msgspec.Raw(msgspec.json.encode(data))
+    return msgspec.json.encode(members)
+
+
+def _offset_of_line(body: bytes, wanted: int) -> int:
+    offset = index = 0
+    for line in body.split(b"\n"):
+        if line.strip():
+            if index == wanted:
+                return offset + len(line) - len(line.lstrip())
+            index += 1
+        offset += len(line) + 1
+    return offset
+
+
+def _json_refusal(text: bytes, problem: Exception, where: str = "", before: int = 0) -> Refused:
+    found = _AT_BYTE.search(str(problem))
+    offset = int(found[1]) if found else None
+    if offset is None:
+        try:
+            orjson.loads(text)
+        except orjson.JSONDecodeError as second:
+            offset = len(second.doc[: second.pos].encode())
+    offset = min(len(text) if offset is None else offset, len(text)) + before
+    reason = _AT_BYTE.sub("", str(problem)).removeprefix("JSON is malformed: ").strip()
+    return Refused("request.bad-json", f"{where}not JSON at byte {offset}: {reason}", offset=offset)
+
+
+def _shape_refusal(body: bytes) -> Refused:
+    """Find out, slowly, what is wrong with a body that is JSON of another shape."""
+    try:
+        pieces = _RAW_LIST_BODY.decode(body).events
+    except msgspec.ValidationError as problem:
+        text = str(problem)
+        if "$.events" in text:
+            return Refused("request.wrong-shape", "the member `events` is not an array of events")
+        if "missing required field" in text:
+            return Refused("request.wrong-shape", "the member `events` is missing; expected an array of events")
+        return Refused("request.wrong-shape", 'the body is not an object; expected {"events":[…]}')
+    _check_count(len(pieces))
+    wrong: list[dict[str, object]] = []
+    for index, piece in enumerate(pieces):
+        problem_text = _problem_of(bytes(piece))
+        if problem_text:
+            wrong.append({"index": index, "problem": problem_text})
+    return _named_refusal(wrong)
+
+
+def _problem_of(piece: bytes) -> str:
+    value = cast("object", orjson.loads(piece))
+    if not isinstance(value, dict):
+        return "not an object"
+    if "type" not in value:
+        return "type is missing"
+    if not isinstance(value["type"], str):
+        return "type is not a string"
+    if "data" not in value:
+        return "data is missing"
+    if not isinstance(value["data"], dict):
+        return "data is not an object"
+    return ""
+
+
+def _named_refusal(wrong: Sequence[dict[str, object]]) -> Refused:
+    named = list(wrong[:NAMED_ERRORS])
+    listed = "; ".join(f"{one['index']}: {one['problem']}" for one in named)
+    return Refused(
+        "request.wrong-shape",
+        f'events with a wrong shape, by index: {listed}; expected {{"type":"…","data":{{…}}}}; nothing was published',
+        errors=named,
+        wrong_count=len(wrong),
+    )

@@ -1,0 +1,180 @@
+"""The log's control plane: the stream and its consumers, through nats-py behind the bridge.
+
+Rules of the file:
+- Rare calls only; messages go through `engine/jetstream.py`.
+- A call opens a connection when there is none; a broken one is dropped, and the next call opens another.
+- No foreign object or exception comes out.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final, TypeVar, TypeVarTuple, Unpack
+
+import nats
+import nats.errors
+import nats.js.errors
+from nats.aio.client import Client
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, RetentionPolicy, StorageType, StreamConfig
+
+from engine.bridge import Bridge
+from engine.errors import Refused, Unavailable
+from engine.nats import Endpoint, Locate
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+CALL_TIMEOUT_S: Final = 2.0
+DUPLICATE_WINDOW_S: Final = 600.0
+"""How long an Idempotency-Key is remembered: longer than any retry of ours."""
+MAX_ACK_PENDING: Final = 20_000
+"""Over all connections of one durable; each holds one batch, so this is the bound for very many agents."""
+_CONSUMER_EXISTS: Final = {10013, 10148}
+
+
+@dataclass(frozen=True, slots=True)
+class StreamFacts:
+    """What the stream is.
+
+    Args:
+        name: the stream.
+        atomic: takes atomic batches.
+        replicas: how many servers keep it.
+    """
+
+    name: str
+    atomic: bool
+    replicas: int
+
+
+class LogControl:
+    """Makes streams and consumers.
+
+    Args:
+        bridge: where nats-py lives.
+        locate: where the server is.
+    """
+
+    def __init__(self, bridge: Bridge, locate: Locate) -> None:
+        self._bridge = bridge
+        self._locate = locate
+        self._client: Client | None = None
+        self._lock: asyncio.Lock | None = None
+
+    async def ensure_stream(self, name: str, subjects: list[str]) -> StreamFacts:
+        """Make the stream, or find it and see that it takes the subjects.
+
+        Raises:
+            Unavailable: the log does not answer.
+            Refused: the stream exists and does not take these subjects.
+        """
+        return await self._bridge.call(self._translated, self._ensure_stream, name, subjects)
+
+    async def ensure_consumer(self, stream: str, durable: str, subject: str, ack_wait_s: float) -> None:
+        """Make the durable pull consumer, or find it.
+
+        Raises:
+            Unavailable: the log does not answer.
+            Refused: the durable exists for another subject.
+        """
+        await self._bridge.call(self._translated, self._ensure_consumer, stream, durable, subject, ack_wait_s)
+
+    async def aclose(self) -> None:
+        """Close the connection."""
+        await self._bridge.call(self._close)
+
+    # ------------------------------------------------------------------ on the asyncio side
+
+    async def _translated(self, fn: Callable[[Unpack[Ts]], Awaitable[T]], *args: *Ts) -> T:
+        if self._lock is None:
+            self._lock = asyncio.Lock()
+        try:
+            async with self._lock, asyncio.timeout(CALL_TIMEOUT_S):
+                return await fn(*args)
+        except nats.js.errors.APIError as problem:
+            raise Unavailable("log.refused", f"the log refused: {problem.description}") from problem
+        except (nats.errors.Error, OSError, TimeoutError) as problem:
+            await self._close()
+            reason = str(problem) or type(problem).__name__
+            raise Unavailable("log.down", f"the log's control plane does not answer: {reason}") from problem
+
+    async def _connected(self) -> Client:
+        if self._client is not None and self._client.is_connected:
+            return self._client
+        await self._close()
+        endpoint: Endpoint = self._locate()
+        scheme = "tls" if endpoint.tls else "nats"
+        client = Client()
+        await client.connect(
+            servers=[f"{scheme}://{endpoint.host}:{endpoint.port}"],
+            name="headgate control",
+            user=endpoint.credentials.get("user"),
+            password=endpoint.credentials.get("pass"),
+            token=endpoint.credentials.get("auth_token"),
+            allow_reconnect=False,
+            connect_timeout=1,
+            error_cb=_ignore,
+        )
+        self._client = client
+        return client
+
+    async def _close(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            with contextlib.suppress(nats.errors.Error, OSError):  # it was broken, which is why it is closed
+                await client.close()
+
+    async def _ensure_stream(self, name: str, subjects: list[str]) -> StreamFacts:
+        manager = (await self._connected()).jetstream(timeout=CALL_TIMEOUT_S)
+        try:
+            config = (await manager.stream_info(name)).config
+        except nats.js.errors.NotFoundError:
+            wanted = StreamConfig(
+                name=name,
+                subjects=subjects,
+                retention=RetentionPolicy.LIMITS,
+                storage=StorageType.FILE,
+                duplicate_window=DUPLICATE_WINDOW_S,
+                allow_direct=True,
+                allow_atomic=True,
+            )
+            config = (await manager.add_stream(wanted)).config
+        missing = [one for one in subjects if one not in (config.subjects or [])]
+        if missing:
+            raise Refused(
+                "request.conflict",
+                f"the stream {name} exists and takes {config.subjects}, not {missing}; "
+                "set SNAPFS_STREAM to another name, or add the subjects to the stream",
+            )
+        return StreamFacts(name, bool(config.allow_atomic), config.num_replicas or 1)
+
+    async def _ensure_consumer(self, stream: str, durable: str, subject: str, ack_wait_s: float) -> None:
+        manager = (await self._connected()).jetstream(timeout=CALL_TIMEOUT_S)
+        try:
+            existing = (await manager.consumer_info(stream, durable)).config
+        except nats.js.errors.NotFoundError:
+            wanted = ConsumerConfig(
+                durable_name=durable,
+                filter_subject=subject,
+                ack_policy=AckPolicy.EXPLICIT,
+                deliver_policy=DeliverPolicy.ALL,
+                ack_wait=ack_wait_s,
+                max_ack_pending=MAX_ACK_PENDING,
+            )
+            try:
+                await manager.add_consumer(stream, wanted)
+                return
+            except nats.js.errors.APIError as problem:
+                if problem.err_code not in _CONSUMER_EXISTS:
+                    raise
+            existing = (await manager.consumer_info(stream, durable)).config
+        if existing.filter_subject != subject:
+            raise Refused(
+                "request.conflict",
+                f"the durable {durable!r} exists for the subject {existing.filter_subject!r}, not {subject!r}; "
+                "use another durable name for another subject",
+            )
+
+
+async def _ignore(_: Exception) -> None:
+    """Take nats-py's background errors: the next call finds the connection closed and opens another."""

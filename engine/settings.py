@@ -1,0 +1,186 @@
+"""The settings: environment first, the command line above it, every value typed and explained.
+
+Rules of the file:
+- A malformed value is refused with the variable's name, what was expected and what came.
+- Only this file reads the environment.
+
+What must change with it: the configuration table of the README is made from `describe`.
+Source: S0.25, X1; names that clients in the field set keep their spelling.
+"""
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field, ValidationError
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from engine.errors import Refused
+from engine.names import check_subject_name, check_token
+
+
+def _nats_url(value: str) -> str:
+    for one in filter(None, (part.strip() for part in value.split(","))):
+        if urlsplit(one).scheme not in {"nats", "tls"}:
+            raise ValueError("expected nats://host:port or tls://host:port, several separated by commas")
+    return value
+
+
+def _redis_url(value: str) -> str:
+    if value and value != "inline" and urlsplit(value).scheme not in {"redis", "rediss", "unix"}:
+        raise ValueError("expected redis://, rediss:// or unix://, or `inline`")
+    return value
+
+
+def _http_url(value: str) -> str:
+    if value and urlsplit(value).scheme not in {"http", "https"}:
+        raise ValueError("expected http://host:port")
+    return value.rstrip("/")
+
+
+class Settings(BaseSettings):
+    """Everything that can be set; the field's alias is its environment variable."""
+
+    model_config = SettingsConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    host: str = Field("127.0.0.1", alias="HEADGATE_HOST", description="address to listen on")
+    port: int = Field(8000, alias="PORT", ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    data: Path = Field(Path("headgate-data"), alias="HEADGATE_DATA", description="folder of the embedded engines")
+    nats_url: Annotated[str, AfterValidator(_nats_url)] = Field(
+        "", alias="NATS_URL", description="the log's servers; empty starts the embedded one"
+    )
+    nats_monitor_url: Annotated[str, AfterValidator(_http_url)] = Field(
+        "", alias="NATS_MONITOR_URL", description="an external log's monitoring, which proves its durability class"
+    )
+    durability: Literal["fsync", "buffered"] = Field(
+        "fsync", alias="HEADGATE_DURABILITY", description="how the embedded log stores: before or after it answers"
+    )
+    redis_url: Annotated[str, AfterValidator(_redis_url)] = Field(
+        "", alias="REDIS_URL", description="second tier of the hash cache; empty or `inline` means none"
+    )
+    stream: Annotated[str, AfterValidator(check_token)] = Field(
+        "SNAPFS_FILES", alias="SNAPFS_STREAM", description="the log's stream"
+    )
+    subject: Annotated[str, AfterValidator(check_subject_name)] = Field(
+        "snapfs.files", alias="SNAPFS_SUBJECT", description="subject of events that name none"
+    )
+    cache_ttl_s: int = Field(
+        86_400, alias="SNAPFS_CACHE_TTL", ge=1, le=31_536_000, description="how long a known hash is a hit, seconds"
+    )
+    environment: str = Field("dev", alias="SNAPFS_ENV", description="a word for this installation, shown in /version")
+    cache_mib: int = Field(
+        256, alias="HEADGATE_CACHE_MIB", ge=1, le=1_048_576, description="memory of the hash cache, MiB"
+    )
+    connections: int = Field(
+        4096, alias="HEADGATE_CONNECTIONS", ge=16, le=1_000_000, description="most connections at once"
+    )
+    connections_per_ip: int = Field(
+        64, alias="HEADGATE_CONNECTIONS_PER_IP", ge=1, le=1_000_000, description="of one address that is not loopback"
+    )
+    drain_s: float = Field(
+        10.0, alias="HEADGATE_DRAIN_S", ge=0, le=600, description="time for requests to end at shutdown, seconds"
+    )
+    ack_wait_s: float = Field(
+        30.0,
+        alias="HEADGATE_ACK_WAIT_S",
+        ge=1,
+        le=3600,
+        description="lease of a delivery, extended while its agent lives",
+    )
+    max_lease_s: float = Field(
+        900.0,
+        alias="HEADGATE_MAX_LEASE_S",
+        ge=1,
+        le=86_400,
+        description="longest time an agent may hold a batch, seconds",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", alias="HEADGATE_LOG_LEVEL", description="least level of the log lines on stderr"
+    )
+
+    @property
+    def redis_address(self) -> str:
+        """The Redis to use, empty when none."""
+        return "" if self.redis_url == "inline" else self.redis_url
+
+    @property
+    def subjects(self) -> list[str]:
+        """The subjects that the stream takes: `snapfs.>`, and the default subject's family where it is another."""
+        family = f"{self.subject.split('.')[0]}.>"
+        return ["snapfs.>"] if family == "snapfs.>" else ["snapfs.>", family]
+
+
+class SettingLine(NamedTuple):
+    """One setting for a person.
+
+    Args:
+        name: the field's name.
+        env: the environment variable.
+        value: as text, secrets masked.
+        source: `default`, `environment` or `command line`.
+        secret: the value was masked.
+        description: what it is for.
+    """
+
+    name: str
+    env: str
+    value: str
+    source: str
+    secret: bool
+    description: str
+
+
+def load_settings(overrides: dict[str, object] | None = None) -> Settings:
+    """Read the settings.
+
+    Args:
+        overrides: field names to values from the command line; they win over the environment.
+
+    Raises:
+        Refused: a value is malformed; the text names the variable.
+    """
+    try:
+        return Settings(**(overrides or {}))  # type: ignore[arg-type]  # validated by pydantic right here
+    except ValidationError as problem:
+        raise Refused("request.bad-parameter", "; ".join(map(_complaint, problem.errors()))) from None
+
+
+def describe(settings: Settings) -> list[SettingLine]:
+    """Say for every setting what it is and where its value came from."""
+    lines: list[SettingLine] = []
+    for name, field in Settings.model_fields.items():
+        env = field.alias or name
+        value = getattr(settings, name)
+        text = str(value)
+        masked = mask_url(text) if name.endswith("url") else text
+        if value == field.default:
+            source = "default"
+        elif os.environ.get(env) is not None:
+            source = "environment"
+        else:
+            source = "command line"
+        lines.append(SettingLine(name, env, masked, source, masked != text, field.description or ""))
+    return lines
+
+
+def mask_url(text: str) -> str:
+    """Hide the credentials in a URL, or in several separated by commas."""
+    masked: list[str] = []
+    for one in text.split(","):
+        scheme, separator, rest = one.partition("://")
+        credentials, at, host = rest.rpartition("@")
+        masked.append(f"{scheme}{separator}***{at}{host}" if credentials else one)
+    return ",".join(masked)
+
+
+def _complaint(error: ErrorDetails) -> str:
+    expected = error["msg"].removeprefix("Value error, ")
+    return f"{_variable(error['loc'])}: {expected} (it is {mask_url(str(error['input']))!r})"
+
+
+def _variable(location: tuple[int | str, ...]) -> str:
+    name = str(location[0]) if location else "settings"
+    field = Settings.model_fields.get(name)
+    return field.alias or name if field is not None else name

@@ -1,0 +1,43 @@
+"""What every test may use."""
+
+import os
+import random
+import uuid
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.gateway import Gateway, running_gateway
+
+
+@pytest.fixture
+def seed(request: pytest.FixtureRequest) -> int:
+    """The seed of a stochastic test: printed, and set by HEADGATE_TEST_SEED to run a failure again."""
+    value = int(os.environ.get("HEADGATE_TEST_SEED") or random.SystemRandom().randrange(2**32))
+    print(f"\n{request.node.name}: HEADGATE_TEST_SEED={value}")
+    return value
+
+
+@pytest.fixture
+def chance(seed: int) -> random.Random:
+    """The one source of randomness of a stochastic test."""
+    return random.Random(seed)
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """A gateway with its embedded log, shared by the tests of one module: leave it as you found it."""
+    with running_gateway(tmp_path_factory.mktemp("gateway") / "data") as running:
+        yield running
+
+
+@pytest.fixture
+def own_subject() -> str:
+    """A subject of the test's own in the default stream, so that tests can share a gateway."""
+    return f"snapfs.test-{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture
+def own_durable() -> str:
+    """A consumer name of the test's own."""
+    return f"test-{uuid.uuid4().hex[:12]}"
