@@ -124,7 +124,8 @@ class Scan:
             self.report.hits += len(ready)
             ready += [(file, ALGO, text) for file, text in await self._hash(misses)]
             for slice_ in _split(ready):
-                await self._post([self._event_of(*one) for one in slice_])
+                frame = self._frame_data()
+                await self._post([_event_of(frame, *one) for one in slice_])
                 self.report.files += len(slice_)
                 self.report.bytes += sum(file.status.st_size for file, _, _ in slice_)
 
@@ -159,35 +160,37 @@ class Scan:
     def _frame_data(self) -> dict[str, Any]:
         return {"root_path": self.report.root, "scan_id": self.report.scan_id, "seen_at": time.time()}
 
-    def _event_of(self, file: FileSeen, algo: str, hash_: str) -> Event:
-        path, status = canonical_path(file.path), file.status
-        folder, _, name = path.rpartition("/")
-        return Event(
-            "file.upsert",
-            self._frame_data()
-            | {
-                "path": path,
-                "dir": folder or "/",
-                "name": name,
-                "ext": os.path.splitext(name)[1].removeprefix("."),
-                "type": "file",
-                "size": status.st_size,
-                "fsize_du": status.st_blocks * 512,
-                "mtime": status.st_mtime,
-                "atime": status.st_atime,
-                "ctime": status.st_ctime,
-                "nlinks": status.st_nlink,
-                "inode": status.st_ino,
-                "dev": status.st_dev,
-                "owner": owner_name(status.st_uid),
-                "group": group_name(status.st_gid),
-                "uid": status.st_uid,
-                "gid": status.st_gid,
-                "mode": status.st_mode,
-                "algo": algo,
-                "hash": hash_,
-            },
-        )
+
+def _event_of(frame: dict[str, Any], file: FileSeen, algo: str, hash_: str) -> Event:
+    """Make a file's event, with the fields of E17."""
+    path, status = file.canonical, file.status
+    folder, _, name = path.rpartition("/")
+    return Event(
+        "file.upsert",
+        {
+            **frame,
+            "path": path,
+            "dir": folder or "/",
+            "name": name,
+            "ext": os.path.splitext(name)[1].removeprefix("."),
+            "type": "file",
+            "size": status.st_size,
+            "fsize_du": status.st_blocks * 512,
+            "mtime": status.st_mtime,
+            "atime": status.st_atime,
+            "ctime": status.st_ctime,
+            "nlinks": status.st_nlink,
+            "inode": status.st_ino,
+            "dev": status.st_dev,
+            "owner": owner_name(status.st_uid),
+            "group": group_name(status.st_gid),
+            "uid": status.st_uid,
+            "gid": status.st_gid,
+            "mode": status.st_mode,
+            "algo": algo,
+            "hash": hash_,
+        },
+    )
 
 
 def _take(found: Iterator[FileSeen | Trouble]) -> list[FileSeen | Trouble]:
@@ -196,7 +199,7 @@ def _take(found: Iterator[FileSeen | Trouble]) -> list[FileSeen | Trouble]:
 
 def _probe_of(file: FileSeen) -> Probe:
     status = file.status
-    return Probe(canonical_path(file.path), status.st_size, status.st_mtime, status.st_ino, status.st_dev)
+    return Probe(file.canonical, status.st_size, status.st_mtime, status.st_ino, status.st_dev)
 
 
 def _split(ready: list[tuple[FileSeen, str, str]]) -> Iterator[list[tuple[FileSeen, str, str]]]:

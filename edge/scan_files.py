@@ -19,6 +19,8 @@ from typing import Final
 
 import xxhash
 
+from engine.paths import canonical_path
+
 READ_BYTES: Final = 1024 * 1024
 """xxhash releases the GIL; a MiB at a time makes what is left of Python too little to measure."""
 _OPEN_FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -27,9 +29,16 @@ _OPEN_FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 @dataclass(frozen=True, slots=True)
 class FileSeen:
-    """One regular file, as the walk found it."""
+    """One regular file, as the walk found it.
+
+    Args:
+        path: as the file system has it.
+        canonical: as events and probes name it.
+        status: without following links.
+    """
 
     path: str
+    canonical: str
     status: os.stat_result
 
     @property
@@ -76,7 +85,7 @@ def _look_at(entry: os.DirEntry[str], folders: list[str]) -> Iterator[FileSeen |
         elif entry.is_dir(follow_symlinks=False):
             folders.append(entry.path)
         elif entry.is_file(follow_symlinks=False):
-            yield FileSeen(entry.path, entry.stat(follow_symlinks=False))
+            yield FileSeen(entry.path, canonical_path(entry.path), entry.stat(follow_symlinks=False))
     except FileNotFoundError:
         yield Trouble(_printable(entry.path), "it went away", is_passing=True)
     except OSError as error:

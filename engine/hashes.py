@@ -16,7 +16,6 @@ Sizes (CPython 3.11, measured by `bench/scenarios/memory.py`): a key is one 128-
 """
 
 import struct
-from binascii import a2b_hex, b2a_hex
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
@@ -37,8 +36,11 @@ MISS: Final = b'{"status":"MISS","algo":null,"hash":null}'
 _BY_INODE: Final = struct.Struct("<QQQq").pack
 _BY_PATH: Final = struct.Struct("<Qq").pack
 _TIME: Final = struct.Struct("<Q")
-_HEX: Final = 1
-"""Flag of an entry: the hash was lower-case hex and is kept as half as many bytes."""
+_HEAD: Final = struct.Struct("<QB")
+_MOST_ALGORITHMS: Final = 256
+_ALGORITHMS: list[str] = []
+"""The algorithms' names that entries refer to by number; more than 256 are not remembered at all."""
+_NUMBERS: Final[dict[str, int]] = {}
 
 
 class Probe(FileFacts, gc=False):
@@ -100,28 +102,38 @@ def path_of(path: Any) -> int | None:
 
 
 def encode_entry(algo: str, value: str, seeded_us: int) -> bytes | None:
-    """Pack an entry; None when the algorithm's name is absurdly long."""
-    name = algo.encode()
-    if len(name) > 255:
-        return None
-    flags, packed = 0, value.encode()
-    if len(packed) % 2 == 0:
-        try:
-            halved = a2b_hex(packed)
-        except ValueError:
-            pass
-        else:
-            if b2a_hex(halved) == packed:
-                flags, packed = _HEX, halved
-    return _TIME.pack(seeded_us) + bytes((flags, len(name))) + name + packed
+    """Pack an entry for the in-process tier; None when there are absurdly many algorithms."""
+    number = _NUMBERS.get(algo)
+    if number is None:
+        if len(_ALGORITHMS) >= _MOST_ALGORITHMS or len(algo) > 255:
+            return None
+        number = _NUMBERS[algo] = len(_ALGORITHMS)
+        _ALGORITHMS.append(algo)
+    return _HEAD.pack(seeded_us, number) + value.encode()
 
 
 def decode_entry(packed: bytes) -> Entry:
     """Unpack an entry."""
-    algo_end = 10 + packed[9]
-    tail = packed[algo_end:]
-    value = b2a_hex(tail) if packed[8] & _HEX else tail
-    return Entry(packed[10:algo_end].decode(), value.decode(), _TIME.unpack_from(packed)[0])
+    seeded_us, number = _HEAD.unpack_from(packed)
+    return Entry(_ALGORITHMS[number], packed[_HEAD.size :].decode(), seeded_us)
+
+
+def export_entry(packed: bytes) -> bytes:
+    """Give an entry in the form that other processes understand: the algorithm by name."""
+    entry = decode_entry(packed)
+    name = entry.algo.encode()
+    return _HEAD.pack(entry.seeded_us, len(name)) + name + packed[_HEAD.size :]
+
+
+def import_entry(exported: bytes) -> bytes | None:
+    """Take over an exported entry; None when it is not one."""
+    try:
+        seeded_us, length = _HEAD.unpack_from(exported)
+        value_at = _HEAD.size + length
+        algo = exported[_HEAD.size : value_at].decode()
+        return encode_entry(algo, exported[value_at:].decode(), seeded_us) if algo else None
+    except (struct.error, UnicodeDecodeError):
+        return None
 
 
 def seeded_at(packed: bytes) -> int:
@@ -146,28 +158,45 @@ class Changes(NamedTuple):
 def changes_of(events: Sequence[FileEvent], now_us: int) -> Changes:
     """Say what stored events change: `file.upsert` with algo, hash, size and mtime seeds, `file.delete` evicts.
 
-    Later events of one request count as later by a microsecond each, so that an upsert after a delete is a hit.
+    A delete counts as a microsecond later than what stands before it in the request, and what stands after it as one
+    later still, so that an upsert after a delete is a hit.
     """
     seeds: dict[int, bytes] = {}
     evicted: list[int] = []
     tombstones: dict[int, int] = {}
+    by_inode, number_of, digest = _BY_INODE, _NUMBERS.get, xxhash.xxh3_128_intdigest
+    heads: dict[str, bytes] = {}
     for event in events:
-        now_us += 1
         data = event.data
+        algo, value = data.algo, data.hash
         if event.type == "file.upsert":
-            if data.algo.__class__ is str and data.hash.__class__ is str and data.algo and data.hash and data.path:
-                key = identity_of(data)
-                if key is not None:
-                    entry = encode_entry(data.algo, data.hash, now_us)
-                    if entry is not None:
-                        seeds[key] = entry
+            if algo.__class__ is not str or value.__class__ is not str or not (algo and value and data.path):
+                continue
+            try:  # the common case without a call: `bench/scenarios/ingest.py` pays for it
+                key = digest(by_inode(data.dev or 0, data.inode or 0, data.size, int(data.mtime)))
+            except (TypeError, ValueError, OverflowError, struct.error):
+                continue
+            if not data.dev or not data.inode:
+                by_path = identity_of(data)
+                if by_path is None:
+                    continue
+                key = by_path
+            head = heads.get(algo)
+            if head is None:
+                if number_of(algo) is None and encode_entry(algo, "", 0) is None:
+                    continue
+                head = heads[algo] = _HEAD.pack(now_us, _NUMBERS[algo])
+            seeds[key] = head + value.encode(errors="surrogatepass")
         elif event.type == "file.delete":
+            now_us += 1
+            heads.clear()
             key, path = identity_of(data), path_of(data.path)
             if key is not None:
                 seeds.pop(key, None)
                 evicted.append(key)
             if path is not None:
                 tombstones[path] = now_us
+            now_us += 1
     return Changes(seeds, evicted, tombstones)
 
 

@@ -18,7 +18,7 @@ from redis.backoff import NoBackoff
 
 from engine.bridge import Bridge
 from engine.errors import Unavailable
-from engine.hashes import Changes
+from engine.hashes import Changes, export_entry, import_entry
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -57,7 +57,7 @@ class RedisTier:
         names = [f"hg:h:{key:032x}" for key in keys] + [f"hg:t:{path or 0:032x}" for path in paths]
         values = await self._call(self._get, names)
         times = [_TIME.unpack(value)[0] if value and len(value) == 8 else 0 for value in values[len(keys) :]]
-        return [value if value and len(value) > 10 else None for value in values[: len(keys)]], times
+        return [import_entry(value) if value else None for value in values[: len(keys)]], times
 
     async def apply(self, changes: Changes) -> None:
         """Write what stored events change."""
@@ -85,7 +85,7 @@ class RedisTier:
             for path, at_us in changes.tombstones.items():
                 pipe.set(f"hg:t:{path:032x}", _TIME.pack(at_us), ex=self._ttl_s)
             for key, entry in changes.seeds.items():
-                pipe.set(f"hg:h:{key:032x}", entry, ex=self._ttl_s)
+                pipe.set(f"hg:h:{key:032x}", export_entry(entry), ex=self._ttl_s)
             await pipe.execute()
 
     async def _call(self, fn: Callable[[Unpack[Ts]], Awaitable[T]], *args: *Ts) -> T:
