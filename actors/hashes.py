@@ -8,18 +8,24 @@ Rules of the file:
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import structlog
+import trio
 
+from actors.tree import Actor
 from engine.errors import Unavailable
 from engine.events import FileEvent
 from engine.hashes import HashTable, Probe, changes_of, identity_of, path_of, seeded_at
-from engine.hashes_redis import RedisTier
+from engine.hashes_redis import WINDOW_S, RedisTier
 
 log = structlog.get_logger("hashes")
 COMPLAIN_EVERY_S: Final = 10.0
+FOLLOW_EVERY_S: Final = 1.0
+"""A deletion at one gateway is no hit at another after about this time."""
+OVERLAP_US: Final = 2_000_000
+"""Gateways' clocks may differ by so much and no deletion is missed."""
 
 
 class HashCache:
@@ -33,13 +39,32 @@ class HashCache:
     def __init__(self, table: HashTable, redis: RedisTier | None) -> None:
         self.table = table
         self.redis_error: str | None = None
+        self.redis_since = trio.current_time()
         self._redis = redis
         self._complained = 0.0
+        self._followed_us = time.time_ns() // 1000
 
-    @property
-    def has_redis(self) -> bool:
-        """There is a second tier."""
-        return self._redis is not None
+    def redis_state(self) -> tuple[float, str | None]:
+        """Say since when Redis answers or does not, Trio's clock, and why it does not."""
+        return self.redis_since, self.redis_error
+
+    async def run(self, _: Actor, ready: Callable[[], None]) -> None:
+        """Follow the deletions that other gateways learned of, for ever."""
+        ready()
+        while self._redis is not None:
+            now_us = time.time_ns() // 1000
+            try:
+                deleted = await self._redis.deletions(self._followed_us - OVERLAP_US)
+            except Unavailable as problem:
+                self._complain(problem)
+            else:
+                self._redis_answered()
+                if now_us - self._followed_us > WINDOW_S * 1_000_000:
+                    self.table.forget_before(now_us)  # away for so long that deletions may have been missed
+                for path, at_us in deleted.items():
+                    self.table.bury(path, at_us)
+                self._followed_us = now_us
+            await trio.sleep(FOLLOW_EVERY_S)
 
     async def probe(self, probes: Sequence[Probe]) -> list[bytes | None]:
         """Give what is known of each file, in order: a packed entry, or None for a miss."""
@@ -69,7 +94,7 @@ class HashCache:
         if self._redis is not None:
             try:
                 await self._redis.apply(changes)
-                self.redis_error = None
+                self._redis_answered()
             except Unavailable as problem:
                 self._complain(problem)
 
@@ -84,7 +109,7 @@ class HashCache:
         paths = [path_of(probes[index].path) for index, _ in missing]
         try:
             entries, buried = await redis.find([key for _, key in missing], paths)
-            self.redis_error = None
+            self._redis_answered()
         except Unavailable as problem:
             self._complain(problem)
             return
@@ -96,7 +121,14 @@ class HashCache:
             self.table.remember(key, entry)
             answers[index] = entry
 
+    def _redis_answered(self) -> None:
+        if self.redis_error is not None:
+            self.redis_error = None
+            self.redis_since = trio.current_time()
+
     def _complain(self, problem: Unavailable) -> None:
+        if self.redis_error is None:
+            self.redis_since = trio.current_time()
         self.redis_error = problem.detail
         now = time.monotonic()
         if now - self._complained > COMPLAIN_EVERY_S:

@@ -6,19 +6,11 @@ Rules of the file:
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
 
-import httpx2
 import trio
 
-from actors.hashes import HashCache
 from actors.tree import Actor
-from engine.errors import Unavailable
-from engine.hashes_redis import RedisTier
 from engine.jetstream import JetStream
-
-LOOK_EVERY_S: Final = 2.0
-ANSWER_WITHIN_S: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,19 +38,26 @@ class Health:
     Args:
         log: the log's data plane.
         root: the tree of actors.
+        redis: says since when Redis answers or does not, and why; None when there is none.
         is_draining: shutdown has begun.
     """
 
-    def __init__(self, log: JetStream, root: Actor, is_draining: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        log: JetStream,
+        root: Actor,
+        redis: Callable[[], tuple[float, str | None]] | None,
+        is_draining: Callable[[], bool],
+    ) -> None:
         self._log = log
         self._root = root
+        self._redis = redis
         self._is_draining = is_draining
         self._log_since = trio.current_time()
         self._log_error: str | None = None
-        self._redis: Dependency | None = None
-        self.log_facts: dict[str, object] = {}
-        self.started = False
-        self.durability = "buffered"
+        self._log_facts: dict[str, object] = {}
+        self._started = False
+        self._durability = "buffered"
         log.connection.watchers.append(self._on_change)
 
     @property
@@ -66,19 +65,31 @@ class Health:
         """`ready`, `starting`, `draining` or `unavailable`."""
         if self._is_draining():
             return "draining"
-        if not self.started:
+        if not self._started:
             return "starting"
         return "ready" if self._log.connection.is_up and not self._root.failing() else "unavailable"
 
     def dependencies(self) -> dict[str, Dependency]:
         """Give every dependency by its name."""
         connection = self._log.connection
-        facts = {**self.log_facts, "server": connection.info.fields.get("version")}
+        facts = {**self._log_facts, "server": connection.info.fields.get("version")}
         state = "up" if connection.is_up else "down"
         known = {"log": Dependency(state, self._log_since, self.log_error, facts, True)}
         if self._redis is not None:
-            known["redis"] = self._redis
+            since, error = self._redis()
+            known["redis"] = Dependency("down" if error else "up", since, error, {}, False)
         return known
+
+    @property
+    def durability(self) -> str:
+        """What an acknowledged event survives: `fsync`, `replicated` or `buffered`."""
+        return self._durability
+
+    def prepared(self, durability: str, facts: dict[str, object]) -> None:
+        """Take over what the log is worth, after it was prepared."""
+        self._durability = durability
+        self._log_facts = facts
+        self._started = True
 
     @property
     def log_error(self) -> str | None:
@@ -89,32 +100,6 @@ class Health:
         """Give the actors that fall too often."""
         return self._root.failing()
 
-    async def watch_redis(self, redis: RedisTier, cache: HashCache) -> None:
-        """Ask Redis every now and then whether it is there, for ever."""
-        while True:
-            problem: str | None = None
-            try:
-                await redis.ping()
-            except Unavailable as fault:
-                problem = fault.detail
-            state = "down" if problem else "up"
-            before = self._redis
-            since = before.since if before is not None and before.state == state else trio.current_time()
-            last = problem or cache.redis_error or (before.last_error if before is not None else None)
-            self._redis = Dependency(state, since, last, {}, False)
-            await trio.sleep(LOOK_EVERY_S)
-
     def _on_change(self) -> None:
         self._log_since = trio.current_time()
         self._log_error = self.log_error
-
-
-async def read_sync_always(monitor_url: str) -> bool | None:
-    """Ask a log server's monitoring whether it syncs before it answers; None when it does not say."""
-    try:
-        async with httpx2.AsyncClient(timeout=ANSWER_WITHIN_S) as client:
-            reply = await client.get(f"{monitor_url}/varz")
-            fields = reply.json()
-            return bool(fields["jetstream"]["config"].get("sync_always", False))
-    except (httpx2.HTTPError, ValueError, KeyError, TypeError):
-        return None

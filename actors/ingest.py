@@ -20,7 +20,8 @@ from engine.errors import Broken, Fault, Refused, Unavailable
 from engine.events import EventBatch
 from engine.frames import digest_of
 from engine.ingest import ANSWER_WITHIN_S, NOT_NOW, WAITING_EVENTS, Frame, GroupCommit, Publication, Submission, combine
-from engine.jetstream import DIGEST_HEADER, JetStream, NotStored, Outcome
+from engine.jetstream import JetStream
+from engine.log import DIGEST_HEADER, NotStored, Outcome
 
 RETRY_PAUSE_S: Final = 0.01
 """After a frame came back unstored: the log is up but its stream is not yet."""

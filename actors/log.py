@@ -10,12 +10,12 @@ from typing import Final
 import structlog
 import trio
 
-from actors.health import Health, read_sync_always
 from actors.tree import Actor
 from engine.errors import Fault
-from engine.ingest import GroupCommit
 from engine.jetstream import JetStream
-from engine.log_control import LogControl, StreamFacts
+from engine.log import StreamFacts
+from engine.log_control import LogControl
+from engine.monitor import read_sync_always
 from engine.nats_server import EmbeddedLog
 from engine.settings import Settings, mask_url
 
@@ -24,6 +24,8 @@ RETRY_S: Final = 0.1
 RETRY_MOST_S: Final = 2.0
 REPLICAS: Final = 3
 
+OnPrepared = Callable[[StreamFacts, str, dict[str, object]], None]
+
 
 class LogKeeper:
     """Prepares the log after every connect.
@@ -31,8 +33,7 @@ class LogKeeper:
     Args:
         jetstream: the data plane.
         control: the control plane.
-        commit: learns what the stream can do.
-        health: learns what the log is worth.
+        on_prepared: takes the stream's facts, the durability class and more about the log, JSON values.
         settings: names the stream.
         embedded: the embedded server, None when the log is external.
     """
@@ -41,15 +42,13 @@ class LogKeeper:
         self,
         jetstream: JetStream,
         control: LogControl,
-        commit: GroupCommit,
-        health: Health,
+        on_prepared: OnPrepared,
         settings: Settings,
         embedded: EmbeddedLog | None,
     ) -> None:
         self._jetstream = jetstream
         self._control = control
-        self._commit = commit
-        self._health = health
+        self._on_prepared = on_prepared
         self._settings = settings
         self._embedded = embedded
         self.is_prepared = trio.Event()
@@ -79,10 +78,7 @@ class LogKeeper:
                 await trio.sleep(pause_s)
                 pause_s = min(RETRY_MOST_S, pause_s * 2)
                 continue
-            self._commit.atomic = facts.atomic
-            self._health.durability = await self._durability(facts)
-            self._health.log_facts = self._describe(facts)
-            self._health.started = True
+            self._on_prepared(facts, await self._durability(facts), self._describe(facts))
             self.is_prepared.set()
             return
 

@@ -17,7 +17,8 @@ import trio
 
 from actors.tree import Actor, Mailbox
 from engine.errors import Refused, Unavailable
-from engine.jetstream import Delivery, JetStream, PullRequest, PullStatus, Verdict, read_delivery
+from engine.jetstream import JetStream
+from engine.log import Delivery, PullRequest, PullStatus, Verdict, read_delivery
 from engine.log_control import LogControl
 from engine.names import check_subject_name, check_token, is_covered
 from engine.nats_wire import Message, WireError

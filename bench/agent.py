@@ -26,8 +26,11 @@ _CLOSE, _PING, _PONG, _TEXT = 8, 9, 10, 1
 _QUIET_S: Final = 60.0
 """Longest silence that a run puts up with."""
 
-POLL_S: Final = 0.5
-"""How often an agent without events looks whether the window has closed, and the silence that ends a closed one."""
+POLL_S: Final = 0.1
+"""How often an agent without events looks whether the window has closed."""
+
+QUIET_NS: Final = 300_000_000
+"""How long after the window an agent waits for more before it takes silence for the end."""
 
 GRACE_NS: Final = 10_000_000_000
 """How long after the window an agent still takes what was sent inside it: late events are the ones that matter."""
@@ -144,13 +147,14 @@ def take_for_window(address: Address, durable: str, batch: int = 100) -> Job:
     def job(gate: Gate) -> Tally:
         agent = AgentSocket(address, durable, batch)
         window, tally = gate.wait(), Tally()
-        while (now_ns := time.monotonic_ns()) < window.close_ns + GRACE_NS:
+        now_ns = time.monotonic_ns()
+        while now_ns < window.close_ns + GRACE_NS:
             message = agent.wait_message(POLL_S)
+            now_ns = time.monotonic_ns()
             if message is None:
-                if now_ns > window.close_ns:
+                if now_ns > window.close_ns + QUIET_NS:
                     break
                 continue
-            now_ns = time.monotonic_ns()
             agent.acknowledge(message)
             count_arrivals(tally, message, window.open_ns, window.close_ns, now_ns)
         agent.close()

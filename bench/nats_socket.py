@@ -12,7 +12,7 @@ import socket
 import time
 from typing import Any, Final, NamedTuple
 
-from bench.agent import EVENT_TOKEN, GRACE_NS, POLL_S, count_arrivals
+from bench.agent import EVENT_TOKEN, GRACE_NS, POLL_S, QUIET_NS, count_arrivals
 from bench.events import SUBJECT, Template
 from bench.http_load import Address, poisson_times
 from bench.workers import Gate, Job, LoadFailedError, Tally
@@ -203,10 +203,13 @@ def pull_for_window(address: Address, durable: str, batch: int = 100) -> Job:
     def job(gate: Gate) -> Tally:
         log = NatsSocket(address, _PULLING)
         window, tally, pulled = gate.wait(), Tally(), 0
-        while (now_ns := time.monotonic_ns()) < window.close_ns + GRACE_NS:
+        now_ns = time.monotonic_ns()
+        while now_ns < window.close_ns + GRACE_NS:
             pulled = _keep_pulling(log, durable, batch, pulled)
-            if not select.select((log.socket,), (), (), POLL_S)[0]:
-                if now_ns > window.close_ns:
+            is_silent = not select.select((log.socket,), (), (), POLL_S)[0]
+            now_ns = time.monotonic_ns()
+            if is_silent:
+                if now_ns > window.close_ns + QUIET_NS:
                     break
                 continue
             messages = log.receive()

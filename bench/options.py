@@ -51,8 +51,8 @@ class Options:
         return replace(
             self,
             rounds=1,
-            seconds=0.4,
-            warm_s=0.1,
+            seconds=0.3,
+            warm_s=0.05,
             connections=4,
             backlog=5_000,
             waiting=5_000,

@@ -2,7 +2,8 @@
 
 Rules of the file:
 - Every line with figures names the durability class they hold for.
-- A cell is the median over the rounds, with the smallest and largest value under it.
+- A cell is the median over the rounds, with the smallest and largest value beside it.
+- A ratio is headgate's median divided by the other side's.
 """
 
 import json
@@ -22,13 +23,8 @@ def show(console: Console, report: Report) -> None:
     console.print(f"\n[bold]{report.scenario}[/]  [dim]{report.event}[/]")
     for paragraph in paragraphs_of(report.statement):
         console.print(f"[dim]{paragraph}[/]", highlight=False)
-    console.print(_figures(report.rows))
-    if report.ratios:
-        table = Table("case", "durability", "figure", "ratio of medians", title="Compared", title_justify="left")
-        table.add_column("", justify="right")
-        for ratio in report.ratios:
-            table.add_row(ratio.case, ratio.durability, ratio.name, ratio.of, f"[bold]{_short(ratio.value)}[/]")
-        console.print(table)
+    for rows in _groups(report.rows):
+        console.print(_figures(rows))
     if report.targets:
         table = Table("promised", "durability", title="Promises", title_justify="left")
         for heading in ("limit", "measured", ""):
@@ -71,14 +67,38 @@ def write_json(path: Path, machine: dict[str, Any], options: dict[str, Any], rep
     path.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n")
 
 
-def _figures(rows: Sequence[Row]) -> Table:
-    names = list(dict.fromkeys(name for row in rows for name in row.rounds))
-    table = Table("case", "side", "durability", "load", show_lines=True)
-    for name in names:
-        table.add_column(name.replace("_", " "), justify="right")
+def _groups(rows: Sequence[Row]) -> list[list[Row]]:
+    """Put the sides of one case together."""
+    groups: list[list[Row]] = []
     for row in rows:
-        cells = [_cell(row, name) for name in names]
-        table.add_row(row.case, row.side, row.durability, row.load, *cells)
+        # A side that stands in the last group already begins the next one.
+        last = groups[-1] if groups else []
+        if (
+            any((row.case, row.load) != (other.case, other.load) or row.side == other.side for other in last)
+            or not last
+        ):
+            groups.append([row])
+        else:
+            last.append(row)
+    return groups
+
+
+def _figures(rows: Sequence[Row]) -> Table:
+    """Make the table of one case: a line a figure, a column a side, headgate first, the others with their ratio."""
+    first, *others = rows
+    table = Table(title=f"[bold]{first.case}[/] ({first.load})", title_justify="left", title_style="")
+    table.add_column("figure")
+    table.add_column("durability")
+    table.add_column(first.side, justify="right")
+    for other in others:
+        table.add_column(other.side, justify="right")
+        table.add_column("ratio", justify="right")
+    for name in dict.fromkeys(name for row in rows for name in row.rounds):
+        cells = [_cell(first, name)]
+        for other in others:
+            below = other.median(name)
+            cells += [_cell(other, name), _short(first.median(name) / below if below else math.nan)]
+        table.add_row(name.replace("_", " "), first.durability, *cells)
     return table
 
 
@@ -86,7 +106,7 @@ def _cell(row: Row, name: str) -> str:
     values = row.rounds.get(name)
     if values is None:
         return ""
-    spread = f"\n[dim]{_short(min(values))} to {_short(max(values))}[/]" if len(values) > 1 else ""
+    spread = f" [dim]{_short(min(values))} to {_short(max(values))}[/]" if len(values) > 1 else ""
     return f"[bold]{_short(row.median(name))}[/]{spread}"
 
 

@@ -12,7 +12,7 @@ from typing import Annotated, Final
 
 from cyclopts import App, Parameter, validators
 
-from edge.cli_output import ERROR_CONSOLE, ExitCode, print_result, say, say_usage_error, share_interpreter
+from edge.cli_output import ERROR_CONSOLE, ExitCode, print_result, say, say_usage_error
 
 
 def say_version() -> str:
@@ -127,7 +127,6 @@ async def scan(
     from edge.progress import shown_progress
     from edge.scan import Scan
 
-    share_interpreter()
     async with Client(gateway, token, give_up_s=give_up) as client:
         running = Scan(client, str(directory), subject=subject, hash_threads=threads)
         try:
@@ -216,7 +215,6 @@ async def demo(
 
     from edge.demo import DemoOptions, run_demo
 
-    share_interpreter()
     where = str(directory or sysconfig.get_path("stdlib"))
     return await run_demo(DemoOptions(where, data=data, port=port, once=once, as_json=json))
 

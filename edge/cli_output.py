@@ -15,7 +15,6 @@ from rich.console import Console
 
 ERROR_CONSOLE: Final = Console(stderr=True, soft_wrap=True, highlight=False)
 """One line stays one line, however narrow the terminal is."""
-SWITCH_INTERVAL_S: Final = 0.0005
 PIPE_WIDTH: Final = 200
 """Columns of a table that goes into a file or a pipe, where a folded line could not be searched."""
 
@@ -52,12 +51,3 @@ def say(text: str) -> None:
 def say_usage_error(error: CycloptsError) -> str:
     """Say what was wrong with the command's options, as one line."""
     return f"headgate: {' '.join(str(error).split())}"
-
-
-def share_interpreter() -> None:
-    """Let threads that hash hand the interpreter back sooner than after Python's 5 ms.
-
-    The event loop asks for it back after every system call. In `headgate demo` this takes the p99 from ingest to agent
-    from 105 ms to 43 ms, and makes the whole a quarter faster (two cores, 46,541 files).
-    """
-    sys.setswitchinterval(SWITCH_INTERVAL_S)

@@ -23,10 +23,10 @@ from typing import Any, Final
 import trio
 from rich.table import Table
 
-from actors.health import read_sync_always
 from edge.client import Client, GatewayError
 from edge.scan_report import say_bytes
 from engine.errors import Fault
+from engine.monitor import read_sync_always
 from engine.nats_server import find_binary
 from engine.settings import Settings, mask_url
 

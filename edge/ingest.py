@@ -46,9 +46,11 @@ def key_of(header: str | None) -> str:
     if header is None:
         return ""
     key = header[1:-1] if len(header) >= 2 and header[0] == header[-1] == '"' else header
-    if not key or len(key) > MAX_KEY_CHARS or not _KEY.match(key):
+    is_half_quoted = key == header and header[:1] == '"'
+    if not key or is_half_quoted or len(key) > MAX_KEY_CHARS or not _KEY.match(key):
         raise Refused(
-            "request.bad-parameter", f"Idempotency-Key: expected 1 to {MAX_KEY_CHARS} printable ASCII characters"
+            "request.bad-parameter",
+            f"Idempotency-Key: expected 1 to {MAX_KEY_CHARS} printable ASCII characters, quoted or bare",
         )
     return key
 

@@ -43,6 +43,8 @@ def problem_response(fault: Fault, request_id: str, instance: str = "") -> Respo
     retry_after_s = getattr(fault, "retry_after_s", None)
     if retry_after_s is not None:
         headers["Retry-After"] = str(max(1, ceil(retry_after_s)))
+    if "websocket_version" in fault.members:
+        headers["Sec-WebSocket-Version"] = str(fault.members["websocket_version"])
     if "allow" in fault.members:
         headers["Allow"] = str(fault.members["allow"])
     return Response(kind.status, orjson.dumps(body, option=orjson.OPT_NON_STR_KEYS), PROBLEM, headers)

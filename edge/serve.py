@@ -34,13 +34,14 @@ from edge.table import make_table
 from edge.upgrades import upgrade_connection
 from engine.bridge import open_bridge
 from engine.children import locked_folder
+from engine.endpoints import Endpoint, Locate, endpoints_of
 from engine.errors import Fault
 from engine.hashes import HashTable
 from engine.hashes_redis import RedisTier
 from engine.jetstream import JetStream
+from engine.log import StreamFacts
 from engine.log_control import LogControl
-from engine.nats import Endpoint, Locate
-from engine.nats_server import EmbeddedLog, endpoints_of
+from engine.nats_server import EmbeddedLog
 from engine.settings import Settings
 
 log = structlog.get_logger("serve")
@@ -96,7 +97,6 @@ async def serve(settings: Settings, *, task_status: trio.TaskStatus[str] = trio.
                 tier = (
                     RedisTier(bridge, settings.redis_address, settings.cache_ttl_s) if settings.redis_address else None
                 )
-                health = Health(jetstream, root, draining.is_set)
                 publisher = Publisher(jetstream)
                 streams = Streams(
                     jetstream,
@@ -109,7 +109,13 @@ async def serve(settings: Settings, *, task_status: trio.TaskStatus[str] = trio.
                 )
                 table = HashTable(settings.cache_mib * 1024 * 1024, settings.cache_ttl_s)
                 cache = HashCache(table, tier)
-                keeper = LogKeeper(jetstream, control, publisher.commit, health, settings, embedded)
+                health = Health(jetstream, root, cache.redis_state if tier is not None else None, draining.is_set)
+
+                def take_log(facts: StreamFacts, durability: str, more: dict[str, object]) -> None:
+                    publisher.commit.atomic = facts.atomic
+                    health.prepared(durability, more)
+
+                keeper = LogKeeper(jetstream, control, take_log, settings, embedded)
                 node = Node(settings, root, publisher, cache, streams, health, draining, lambda: health.durability)
                 async with trio.open_nursery() as drivers:
                     drivers.start_soon(partial(supervise, root, "log", keeper.run_connection))
@@ -117,7 +123,7 @@ async def serve(settings: Settings, *, task_status: trio.TaskStatus[str] = trio.
                         actors.start_soon(partial(supervise, root, "stream-keeper", keeper.run))
                         actors.start_soon(partial(supervise, root, "ingest", publisher.run, mailbox=publisher.mailbox))
                         if tier is not None:
-                            actors.start_soon(health.watch_redis, tier, cache)
+                            actors.start_soon(partial(supervise, root, "hashes", cache.run))
                         await _listen(node, keeper, task_status)
                         with trio.move_on_after(FLUSH_WITHIN_S):
                             await publisher.wait_idle()

@@ -73,7 +73,7 @@ def check_upgrade(request: Request) -> None:
         Refused: it is not version 13, or has no key.
     """
     if request.headers.get("sec-websocket-version") != "13":
-        raise Refused("request.malformed", "Sec-WebSocket-Version must be 13")
+        raise Refused("request.malformed", "Sec-WebSocket-Version must be 13", websocket_version=13)
     if len(request.headers.get("sec-websocket-key", "")) != 24:
         raise Refused("request.malformed", "Sec-WebSocket-Key must be 16 bytes in base64")
 

@@ -17,7 +17,7 @@ from edge.http import Request
 from edge.node import Node
 from edge.sockets import Session, close_socket
 from engine.errors import Fault, Refused
-from engine.jetstream import Verdict
+from engine.log import Verdict
 from engine.stream import DEFAULT_BATCH, encode_batch
 
 log = structlog.get_logger("stream")

@@ -13,13 +13,13 @@ What must change with it: the limits stand in the README's wire reference.
 Source: S0.6, S0.27, REQUIREMENTS E17; `bench/scenarios/ingest.py` pays for the two-pass decoding.
 """
 
-import re
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple, cast
 
 import msgspec
 import orjson
 
+from engine.bad_json import check_utf8, json_refusal
 from engine.errors import Refused
 from engine.paths import canonical_path, is_canonical
 
@@ -34,7 +34,6 @@ _NOT_BRACKETS: Final = bytes(code for code in range(256) if code not in b"{}[]")
 _PLAIN_START: Final = b'{"events":['
 _PLAIN_END: Final = b"]}"
 _NAME: Final = b'"events"'
-_AT_BYTE: Final = re.compile(r"\(byte (\d+)\)")
 
 
 class FileFacts(msgspec.Struct, gc=False):
@@ -118,7 +117,7 @@ def decode_events(body: bytes) -> EventBatch:
         except msgspec.ValidationError:
             raise _shape_refusal(body) from None
         except (msgspec.DecodeError, RecursionError) as problem:
-            raise _json_refusal(body, problem) from None
+            raise json_refusal(body, problem) from None
     else:
         events, joined = found
     _check_count(len(events))
@@ -152,7 +151,7 @@ def decode_event_lines(body: bytes) -> EventBatch:
             wrong.append({"index": index, "problem": _problem_of(piece)})
             continue
         except (msgspec.DecodeError, RecursionError) as problem:
-            raise _json_refusal(piece, problem, f"line {index + 1}: ", _offset_of_line(body, index)) from None
+            raise json_refusal(piece, problem, f"line {index + 1}: ", _offset_of_line(body, index)) from None
         if event.type.startswith("file.") and _fix(event, index):
             pieces[index] = _rewrite(piece)
         events.append(event)
@@ -190,12 +189,7 @@ def _are_canonical(events: list[FileEvent]) -> bool:
 
 
 def _check_text(body: bytes) -> None:
-    try:
-        body.decode()
-    except UnicodeDecodeError as problem:
-        raise Refused(
-            "request.bad-json", f"the body is not UTF-8 at byte {problem.start}", offset=problem.start
-        ) from None
+    check_utf8(body)
     _check_depth(body)
 
 
@@ -279,19 +273,6 @@ def _offset_of_line(body: bytes, wanted: int) -> int:
             index += 1
         offset += len(line) + 1
     return offset
-
-
-def _json_refusal(text: bytes, problem: Exception, where: str = "", before: int = 0) -> Refused:
-    found = _AT_BYTE.search(str(problem))
-    offset = int(found[1]) if found else None
-    if offset is None:
-        try:
-            orjson.loads(text)
-        except orjson.JSONDecodeError as second:
-            offset = len(second.doc[: second.pos].encode())
-    offset = min(len(text) if offset is None else offset, len(text)) + before
-    reason = _AT_BYTE.sub("", str(problem)).removeprefix("JSON is malformed: ").strip()
-    return Refused("request.bad-json", f"{where}not JSON at byte {offset}: {reason}", offset=offset)
 
 
 def _shape_refusal(body: bytes) -> Refused:

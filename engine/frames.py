@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 import xxhash
 
 from engine import nats_wire
-from engine.jetstream import DIGEST_HEADER, EVENTS_HEADER
+from engine.log import DIGEST_HEADER, EVENTS_HEADER
 
 FRAME_EVENTS: Final = 1000
 FRAME_BYTES: Final = 512 * 1024

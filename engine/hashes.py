@@ -22,6 +22,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 import xxhash
 
+from engine.bad_json import check_utf8, json_refusal
 from engine.errors import Refused
 from engine.events import FileEvent, FileFacts
 from engine.paths import canonical_path
@@ -71,12 +72,13 @@ def decode_probes(body: bytes) -> list[Probe]:
     Raises:
         Refused: not JSON (with the byte's offset), not an array of objects, more than `MAX_PROBES`.
     """
+    check_utf8(body)
     try:
         probes = _PROBES.decode(body)
     except msgspec.ValidationError as problem:
         raise Refused("request.wrong-shape", f"expected an array of probes with {_FIELDS}: {problem}") from None
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as problem:
-        raise Refused("request.bad-json", f"not JSON: {problem}") from None
+    except (msgspec.DecodeError, RecursionError) as problem:
+        raise json_refusal(body, problem) from None
     if len(probes) > MAX_PROBES:
         raise Refused("request.too-large", f"{len(probes)} probes in one request; the limit is {MAX_PROBES}")
     return probes
@@ -190,10 +192,10 @@ def changes_of(events: Sequence[FileEvent], now_us: int) -> Changes:
         elif event.type == "file.delete":
             now_us += 1
             heads.clear()
-            key, path = identity_of(data), path_of(data.path)
-            if key is not None:
-                seeds.pop(key, None)
-                evicted.append(key)
+            gone, path = identity_of(data), path_of(data.path)
+            if gone is not None:
+                seeds.pop(gone, None)
+                evicted.append(gone)
             if path is not None:
                 tombstones[path] = now_us
             now_us += 1
@@ -236,6 +238,10 @@ class HashTable:
     def bury(self, path: int, at_us: int) -> None:
         """Take over a tombstone that another tier knew; the latest one counts."""
         self._young_tombs[path] = max(at_us, self._young_tombs.get(path, 0))
+
+    def forget_before(self, at_us: int) -> None:
+        """Take nothing that was remembered before this time for a hit any more: deletions may have been missed."""
+        self._floor_us = max(self._floor_us, at_us)
 
     def remember(self, key: int, entry: bytes) -> None:
         """Take over an entry that another tier knew."""

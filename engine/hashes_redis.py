@@ -4,7 +4,8 @@ Rules of the file:
 - One round trip a request: one MGET to look up, one pipeline to write, whatever the number of probes.
 - No foreign object or exception comes out.
 
-Keys: `hg:h:<identity>` holds an entry, `hg:t:<path>` a tombstone's time; both expire with the cache's TTL.
+Keys: `hg:h:<identity>` holds an entry, `hg:t:<path>` a tombstone's time; both expire with the cache's TTL. The sorted
+set `hg:deleted` holds the tombstones of the last `WINDOW_S`, for the in-process tiers of other gateways to follow.
 """
 
 import struct
@@ -23,6 +24,8 @@ from engine.hashes import Changes, export_entry, import_entry
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 _TIME = struct.Struct("<Q")
+WINDOW_S = 600
+"""Who has followed the deletions within this time has missed none."""
 CONNECT_TIMEOUT_S = 0.5
 REPLY_TIMEOUT_S = 1.0
 """A tier that does not answer within this is treated as away: a miss is cheaper than waiting."""
@@ -63,9 +66,10 @@ class RedisTier:
         """Write what stored events change."""
         await self._call(self._write, changes)
 
-    async def ping(self) -> None:
-        """Find out that Redis answers."""
-        await self._call(self._ping)
+    async def deletions(self, after_us: int) -> dict[int, int]:
+        """Give the tombstones that any gateway left after a time within the last `WINDOW_S`: paths to times."""
+        found = await self._call(self._deleted, after_us)
+        return {int(path, 16): int(at_us) for path, at_us in found}
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -74,8 +78,9 @@ class RedisTier:
     async def _get(self, names: list[str]) -> list[bytes | None]:
         return cast("list[bytes | None]", await self._client.mget(names))
 
-    async def _ping(self) -> None:
-        await self._client.ping()
+    async def _deleted(self, after_us: int) -> list[tuple[bytes, float]]:
+        found = await self._client.zrange("hg:deleted", after_us, "+inf", byscore=True, withscores=True)
+        return cast("list[tuple[bytes, float]]", found)
 
     async def _write(self, changes: Changes) -> None:
         pipe: Any  # a pipeline's commands are queued, not awaited, which redis-py's types do not know
@@ -84,6 +89,11 @@ class RedisTier:
                 pipe.delete(*[f"hg:h:{key:032x}" for key in changes.evicted])
             for path, at_us in changes.tombstones.items():
                 pipe.set(f"hg:t:{path:032x}", _TIME.pack(at_us), ex=self._ttl_s)
+            if changes.tombstones:
+                pipe.zadd("hg:deleted", {f"{path:032x}": at_us for path, at_us in changes.tombstones.items()})
+                oldest_us = min(changes.tombstones.values()) - WINDOW_S * 1_000_000
+                pipe.zremrangebyscore("hg:deleted", "-inf", oldest_us)
+                pipe.expire("hg:deleted", WINDOW_S)
             for key, entry in changes.seeds.items():
                 pipe.set(f"hg:h:{key:032x}", export_entry(entry), ex=self._ttl_s)
             await pipe.execute()

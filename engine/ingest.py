@@ -34,7 +34,7 @@ from engine.frames import (
     keyed_message,
     merged_message,
 )
-from engine.jetstream import DUPLICATE_IN_BATCH, Ambiguous, NotStored, Outcome, Stored
+from engine.log import DUPLICATE_IN_BATCH, Ambiguous, NotStored, Outcome, Stored
 
 IN_FLIGHT_FRAMES: Final = 4
 """Enough to keep the broker's disk and our processor busy at once; more only makes frames smaller."""

@@ -9,7 +9,6 @@ Rules of the file:
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Final, TypeVar, TypeVarTuple, Unpack
 
 import nats
@@ -19,8 +18,9 @@ from nats.aio.client import Client
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, RetentionPolicy, StorageType, StreamConfig
 
 from engine.bridge import Bridge
+from engine.endpoints import Endpoint, Locate
 from engine.errors import Refused, Unavailable
-from engine.nats import Endpoint, Locate
+from engine.log import StreamFacts
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -30,21 +30,6 @@ DUPLICATE_WINDOW_S: Final = 600.0
 MAX_ACK_PENDING: Final = 20_000
 """Over all connections of one durable; each holds one batch, so this is the bound for very many agents."""
 _CONSUMER_EXISTS: Final = {10013, 10148}
-
-
-@dataclass(frozen=True, slots=True)
-class StreamFacts:
-    """What the stream is.
-
-    Args:
-        name: the stream.
-        atomic: takes atomic batches.
-        replicas: how many servers keep it.
-    """
-
-    name: str
-    atomic: bool
-    replicas: int
 
 
 class LogControl:

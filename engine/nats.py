@@ -14,12 +14,13 @@ import secrets
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import Enum
-from typing import Final, Protocol
+from typing import Final
 
 import trio
 
 from engine import nats_wire
+from engine.endpoints import Locate
+from engine.log import Lost, Reply
 from engine.nats_wire import Info, Message, Parser, Ping, ServerError, WireError
 
 CONNECT_TIMEOUT_S: Final = 2.0
@@ -32,43 +33,8 @@ OUTGOING_MOST_BYTES: Final = 64 * 1024 * 1024
 """Above this `send_nowait` refuses: the frames in flight and a full window of acknowledgements are far below."""
 
 
-class Lost(Enum):
-    """Why a request will never have an answer."""
-
-    UNSENT = "unsent"
-    """Its bytes never left: it did not happen."""
-    LOST = "lost"
-    """Its bytes may have arrived: it may have happened."""
-
-
-Reply = Message | Lost
 OnReply = Callable[[Reply], None]
 OnMessage = Callable[[Message], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """Where a server is and how to be let in.
-
-    Args:
-        host: name or address.
-        port: TCP port.
-        credentials: `user` and `pass`, or `auth_token`, or nothing.
-        tls: speak TLS after the server's INFO.
-    """
-
-    host: str
-    port: int
-    credentials: dict[str, str]
-    tls: bool = False
-
-
-class Locate(Protocol):
-    """Gives the server to try next; raises OSError when none is known yet."""
-
-    def __call__(self) -> Endpoint:
-        """Give the server to try next."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

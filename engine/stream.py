@@ -15,7 +15,7 @@ from typing import Final
 
 import orjson
 
-from engine.jetstream import Delivery, Verdict
+from engine.log import Delivery, Verdict
 
 DEFAULT_BATCH: Final = 100
 MOST_BATCH: Final = 10_000

@@ -29,10 +29,13 @@ UNTRACKED_FOLDERS = {"build", "dist", "headgate-data", "bench-results", "__pycac
 # Modules of engine/ that reach outside, and the other drivers that each may stand on.
 DRIVERS: dict[str, set[str]] = {
     "engine.bridge": set(),
+    "engine.children": set(),  # child processes
     "engine.hashes_redis": {"engine.bridge"},
     "engine.jetstream": {"engine.nats"},
     "engine.log_control": {"engine.bridge"},
+    "engine.monitor": set(),  # a log server's monitoring, over HTTP
     "engine.nats": set(),
+    "engine.nats_server": set(),  # the embedded server's files, and its secret
     "engine.settings": set(),  # the one reader of the environment
 }
 
@@ -73,10 +76,14 @@ BRIDGE_MODULES = {"engine.bridge", "engine.hashes_redis", "engine.log_control"}
 EDGE_ALONE = {"cyclopts", "h11", "httptools", "hypercorn", "quart", "quart_trio", "rich", "trio_websocket", "wsproto"}
 
 # Actors know each other only through what makes them a tree.
-ACTOR_INFRASTRUCTURE = {"actors.supervisor", "actors.tree"}
+ACTOR_INFRASTRUCTURE = {"actors.tree"}
 
-# The composition root: the one place that opens drivers and starts actors.
-COMPOSERS = {"edge.serve"}
+# The composition root opens drivers and starts actors; the two others each open one thing of their own.
+COMPOSERS = {
+    "edge.serve",
+    "edge.demo_gateway",  # runs the gateway as a child process
+    "edge.doctor",  # examines the installation: the log's binary, its monitoring
+}
 
 # Past the first, look for the second noun; past the second, it is there.
 LONG_FILE_LINES = 300

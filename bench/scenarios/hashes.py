@@ -43,7 +43,7 @@ def run(options: Options, say: Say) -> Report:
         if taught.tallies[0].units != known * _PER_REQUEST:
             raise LoadFailedError(f"the gateway refused to learn: {taught.tallies[0].complaint}")
         for size in _SIZES:
-            if options.wants(f"{size} probes a request"):
+            if options.wants(f"{size} probes a request") and not (options.is_tiny and size != _PROMISED_AT):
                 _measure(report, size, numbers, ours, options, say)
     return report
 
@@ -53,18 +53,17 @@ def _measure(report: Report, size: int, known: range, ours: Gateway, options: Op
     load = f"closed loop, {options.connections} in flight"
     unknown = range(known.stop, known.stop + len(known))
     body = post("/cache/batch", probes_of(size))
-    hits = Row(f"{size} probes a request, all hit", "headgate", ours.durability, load)
-    misses = Row(f"{size} probes a request, all miss", "headgate", ours.durability, load)
-    floor = Row(
-        f"{size} probes a request: a request that asks nothing", "headgate, GET /healthz", ours.durability, load
-    )
+    case = f"{size} probes a request"
+    hits = Row(case, "headgate, all hit", ours.durability, load)
+    misses = Row(case, "headgate, all miss", ours.durability, load)
+    floor = Row(case, "headgate, GET /healthz", ours.durability, load)
     for turn in range(options.rounds):
         for row, template in (
             (hits, Template(body, size, known)),
             (misses, Template(body, size, unknown)),
             (floor, Template(get("/healthz"), 1, known)),
         ):
-            say(f"{row.case}, round {turn + 1}")
+            say(f"{row.case}, {row.side}, round {turn + 1}")
             job = closed_loop(ours.address, template, options.connections, find=_HIT)
             found = run_for(options.seconds, options.warm_s, ours.meter, job)
             _add(row, found, is_probe=row is not floor)
@@ -77,7 +76,7 @@ def _measure(report: Report, size: int, known: range, ours: Gateway, options: Op
     if size == _PROMISED_AT:
         for row in (hits, misses):
             cpu = row.median("gateway_cpu_us_per_probe")
-            report.targets.append(Target(f"gateway CPU, {row.case}, µs/probe", ours.durability, 2.0, cpu))
+            report.targets.append(Target(f"{row.side}, {row.case}, gateway CPU µs/probe", ours.durability, 2.0, cpu))
 
 
 def _add(row: Row, run: Run, *, is_probe: bool) -> None:

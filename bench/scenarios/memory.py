@@ -48,7 +48,7 @@ def run(options: Options, say: Say) -> Report:
     report = Report("memory", (__doc__ or "").strip(), "small and full events, as the case says")
     for size, event, manner in _STALLED:
         case = f"stalled agent that {manner}, {size} {event} events a request"
-        if options.wants(case) and not (options.is_tiny and event == "full"):
+        if options.wants(case) and not (options.is_tiny and (event == "full" or size == 1)):
             say(case)
             with gateway(durability, options.folder) as ours:
                 _measure_stalled(report, case, size, event, manner, ours, options)
@@ -73,9 +73,9 @@ def _measure_stalled(
     stalled = Row(case, "headgate", ours.durability, load)
 
     _take_in(ours.address, template, requests, options.connections)
-    before = _settled_mib(ours.pid)
+    before = _settled_mib(ours.pid, options)
     _take_in(ours.address, template, requests, options.connections)
-    between = _settled_mib(ours.pid)
+    between = _settled_mib(ours.pid, options)
     alone.add(grown_mib=between - before, resident_mib=between, peak_mib=memory(ours.pid).peak_mib, waiting_events=0)
 
     if manner == "reads nothing":
@@ -84,26 +84,26 @@ def _measure_stalled(
         agent = AgentSocket(ours.address, "stalled")
         agent.wait_message()
     _take_in(ours.address, template, requests, options.connections)
-    after = _settled_mib(ours.pid)
+    after = _settled_mib(ours.pid, options)
     peak = memory(ours.pid).peak_mib
     agent.close()
     stalled.add(grown_mib=after - between, resident_mib=after, peak_mib=peak, waiting_events=3.0 * requests * size)
-    report.rows += [alone, stalled]
+    report.rows += [stalled, alone]
     report.targets.append(Target(f"{case}, MiB grown", ours.durability, 20.0, after - between))
 
 
 def _measure_cache(report: Report, case: str, event: EventSize, ours: Gateway, options: Options) -> None:
     """Teach a gateway so many files, look whether it knows them, and fill a dict with the same."""
     requests = options.entries // _PER_REQUEST
-    load = f"closed loop, {options.connections} in flight, {requests * _PER_REQUEST:,} files"
+    load = f"{requests * _PER_REQUEST:,} files, closed loop, {options.connections} in flight"
     row = Row(case, "headgate", ours.durability, load)
     frames = post(f"/ingest?subject={SUBJECT}", frame_of(_PER_REQUEST, event))
     warm = range(FIRST_NUMBER, FIRST_NUMBER + options.connections)
     _take_in(ours.address, Template(frames, _PER_REQUEST, warm), len(warm), options.connections)
-    before = _settled_mib(ours.pid)
+    before = _settled_mib(ours.pid, options)
     numbers = range(warm.stop, warm.stop + requests)
     _take_in(ours.address, Template(frames, _PER_REQUEST, numbers), requests, options.connections)
-    after = _settled_mib(ours.pid)
+    after = _settled_mib(ours.pid, options)
     samples = [numbers[index * requests // _SAMPLES] for index in range(min(_SAMPLES, requests))]
     probes = post("/cache/batch", probes_of(_PER_REQUEST))
     hits = sum(body_of(ours.exchange(Template(probes, 1, range(n, n + 1)).fill(0, 0))).count(b'"HIT"') for n in samples)
@@ -114,7 +114,7 @@ def _measure_cache(report: Report, case: str, event: EventSize, ours: Gateway, o
         peak_mib=memory(ours.pid).peak_mib,
         known_share=hits / (len(samples) * _PER_REQUEST),
     )
-    plain = Row(case, "plain dict", "none", f"{requests * _PER_REQUEST:,} files")
+    plain = Row(case, "plain dict", "none", load)
     grown_mib = run_until_done(Meter({}), _fill_dict(requests * _PER_REQUEST)).tallies[0].latencies_ms[0]
     plain.add(grown_mib=grown_mib, bytes_per_entry=grown_mib * 1024 * 1024 / (requests * _PER_REQUEST))
     report.rows += [row, plain]
@@ -130,14 +130,16 @@ def _take_in(address: Address, template: Template, requests: int, connections: i
         raise LoadFailedError(f"{tally.refused} of {requests} requests refused: {tally.complaint}")
 
 
-def _settled_mib(pid: int) -> float:
+def _settled_mib(pid: int, options: Options) -> float:
     """Read resident memory when it has stopped moving, or after the longest wait."""
     reads = [memory(pid).resident_mib]
+    steady_reads = _STEADY_READS // 3 if options.is_tiny else _STEADY_READS
     deadline = time.monotonic() + _SETTLE_S
     while time.monotonic() < deadline:
         time.sleep(_READ_EVERY_S)
         reads.append(memory(pid).resident_mib)
-        if len(reads) >= _STEADY_READS and max(reads[-_STEADY_READS:]) - min(reads[-_STEADY_READS:]) < _STEADY_MIB:
+        last = reads[-steady_reads:]
+        if len(last) == steady_reads and max(last) - min(last) < _STEADY_MIB:
             break
     return reads[-1]
 

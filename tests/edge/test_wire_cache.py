@@ -1,6 +1,8 @@
 """POST /cache/batch as scanners in the field speak it, against the real gateway (S0.3 to S0.5, S0.7)."""
 
 import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -187,23 +189,35 @@ async def test_an_entry_is_forgotten_after_its_time(tmp_path: Path) -> None:
         await wait_until(is_forgotten, "the entry is too old", timeout_s=4)
 
 
+@asynccontextmanager
+async def open_two_gateways(folder: Path) -> AsyncIterator[tuple[Gateway, Gateway]]:
+    """Two gateways with data folders of their own on one log and one Redis."""
+    async with open_nats_server(folder / "nats") as nats, open_redis_server(folder / "redis") as redis:
+        env = {"NATS_URL": nats.url, "REDIS_URL": redis.url}
+        async with open_gateway(folder / "one", env=env) as one, open_gateway(folder / "two", env=env) as two:
+            yield one, two
+
+
 @needs_redis
 async def test_a_second_gateway_on_the_same_redis_answers_hit(tmp_path: Path) -> None:
-    """Two gateways on one log and one Redis share what they know, evictions included (S0.7, S0.22)."""
-    async with (
-        open_nats_server(tmp_path / "nats") as nats,
-        open_redis_server(tmp_path / "redis") as redis,
-        open_gateway(tmp_path / "one", env={"NATS_URL": nats.url, "REDIS_URL": redis.url}) as one,
-        open_gateway(tmp_path / "two", env={"NATS_URL": nats.url, "REDIS_URL": redis.url}) as two,
-    ):
-        files = [new_file(), new_file(inode=77, dev=3), new_file()]
-        assert await probe(two, *files) == [MISS] * 3
+    """What one gateway learned is a hit at the other, and what it forgot before that is none (S0.7, S0.22)."""
+    async with open_two_gateways(tmp_path) as (one, two):
+        files = [new_file(), new_file(inode=77, dev=3), new_file(), new_file(inode=78, dev=3)]
         await publish(one, *(upsert(file) for file in files))
-        assert await probe(one, *files) == [HIT] * 3
-        assert await probe(two, *files, new_file()) == [HIT, HIT, HIT, MISS]
+        await publish(one, delete(**files[2]), delete(path=files[3]["path"]))
+        assert await probe(one, *files, new_file()) == [HIT, HIT, MISS, MISS, MISS]
+        assert await probe(two, *files, new_file()) == [HIT, HIT, MISS, MISS, MISS]
+
+
+@needs_redis
+async def test_a_delete_at_one_gateway_evicts_at_the_other(tmp_path: Path) -> None:
+    """A file that the second gateway holds in its own tier is no hit there after the first one saw it deleted."""
+    async with open_two_gateways(tmp_path) as (one, two):
+        files = [new_file(), new_file(inode=77, dev=3), new_file()]
+        await publish(one, *(upsert(file) for file in files))
+        assert await probe(two, *files) == [HIT] * 3
         await publish(one, delete(**files[0]), delete(path=files[1]["path"]))
         assert await probe(one, *files) == [MISS, MISS, HIT]
-        # The second gateway has them in its own tier by now: the deletion must reach it all the same.
         await wait_until_probed(two, files, [MISS, MISS, HIT])
 
 

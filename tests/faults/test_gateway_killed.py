@@ -35,7 +35,7 @@ async def test_no_acked_event_is_lost_when_the_gateway_is_killed(
         async with trio.open_nursery() as producers:
             for is_keyed in (True, True, False, False):
                 # Bounded: the test's own process must not be what the two cores are busy with.
-                producers.start_soon(lambda keyed: traffic.run_producer(is_keyed=keyed, pause_s=0.005), is_keyed)
+                producers.start_soon(lambda keyed: traffic.run_producer(is_keyed=keyed, pause_s=0.0), is_keyed)
             for _ in range(kills_count):
                 acked = ledger.acked_count
                 await wait_until(partial(ledger.has_acked_more_than, acked), "requests are answered again")

@@ -68,11 +68,12 @@ async def test_no_acked_event_is_lost_when_the_log_is_killed(
             agents.start_soon(traffic.run_agent, durable)
         async with trio.open_nursery() as producers:
             for is_keyed in (True, True, False, False):
-                producers.start_soon(lambda keyed: traffic.run_producer(is_keyed=keyed, pause_s=0.005), is_keyed)
+                producers.start_soon(lambda keyed: traffic.run_producer(is_keyed=keyed, pause_s=0.0), is_keyed)
             for _ in range(kills_count):
                 acked = ledger.acked_count
                 await wait_until(partial(ledger.has_acked_more_than, acked), "requests are answered", timeout_s=15)
                 await let_pass(chance.uniform(0.0, 1.0))
+                ledger.note_disruption("SIGKILL of the log")
                 reconnects_s.append(await kill_log_child(gateway))
             acked = ledger.acked_count
             await wait_until(partial(ledger.has_acked_more_than, acked), "requests are answered at last", timeout_s=15)

@@ -82,12 +82,14 @@ class Request:
 
 @dataclass(eq=False)
 class Run:
-    """One connection of one agent: the batches it received, in order."""
+    """One connection of one agent: the frames it received, in order.
+
+    Each frame comes with its *fence*: what was sent before that may be a redelivery, and comes when it comes.
+    """
 
     durable: str
-    began_at: int
-    is_first: bool
-    frames: list[list[str]] = field(default_factory=list)
+    fence: int
+    frames: list[tuple[int, list[str]]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,7 @@ class Ledger:
         self.runs: list[Run] = []
         self.acked_count = 0
         self._position = 0
+        self._disrupted_at = 0
         self._received: dict[str, set[str]] = defaultdict(set)
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
 
@@ -152,10 +155,15 @@ class Ledger:
         """No answer came: the connection broke or the deadline passed."""
         self._write(kind="lost", request=request.id, why=why)
 
+    def note_disruption(self, what: str) -> None:
+        """The log is about to be killed: its consumers may forget a second of acks and deliver these frames again."""
+        self._write(kind="disruption", what=what)
+        self._disrupted_at = self._position
+
     def begin_run(self, durable: str) -> Run:
         """An agent of this durable is about to connect."""
         is_first = all(run.durable != durable for run in self.runs)
-        run = Run(durable, self._position, is_first)
+        run = Run(durable, self._disrupted_at if is_first else self._position)
         self.runs.append(run)
         self._write(kind="run", durable=durable, run=len(self.runs))
         return run
@@ -164,7 +172,7 @@ class Ledger:
         """A batch came; its bytes are judged now, its order at the end."""
         for data in messages:
             event_ids = [read_event_id(event) for event in data["events"]]
-            run.frames.append(event_ids)
+            run.frames.append((max(run.fence, self._disrupted_at), event_ids))
             self._received[run.durable].update(event_ids)
             counts = Counter(event_id.partition(".")[0] for event_id in event_ids)
             self._write(kind="deliver", durable=run.durable, counts=counts)
@@ -191,7 +199,7 @@ class Ledger:
         delivered, redelivered = {}, {}
         for durable in durables:
             runs = [run for run in self.runs if run.durable == durable]
-            counts = Counter(event_id for run in runs for frame in run.frames for event_id in frame)
+            counts = Counter(event_id for run in runs for _, frame in run.frames for event_id in frame)
             lost = [event_id for event_id in sequence_of if event_id not in counts]
             assert not lost, f"{len(lost)} stored events never reached {durable}: {lost[:5]}; see {self.path}"
             foreign = [event_id for event_id in counts if event_id not in sequence_of]
@@ -239,18 +247,18 @@ class Ledger:
         return sequence_of
 
     def _check_order(self, run: Run, sequence_of: dict[str, int]) -> None:
-        """Frames that could not have been delivered before this run must come in stream order.
+        """Frames that cannot be redeliveries must come in stream order.
 
         What was sent before the run began may have been in the hands of an earlier one, and comes again
         whenever the log's own deadline for it ends; in a first run there is no such thing.
         """
         last = 0
-        for event_ids in run.frames:
+        for fence, event_ids in run.frames:
             sequences = {sequence_of[event_id] for event_id in event_ids}
             assert len(sequences) == 1, f"one delivered frame, stored as {sequences}"
             sequence = sequences.pop()
             requests = {self.requests[event_id.partition(".")[0]] for event_id in event_ids}
-            if run.is_first or all(request.sent_at >= run.began_at for request in requests):
+            if all(request.sent_at >= fence for request in requests):
                 assert sequence > last, f"{run.durable} received {sequence} after {last}; see {self.path}"
                 last = sequence
 
