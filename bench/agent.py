@@ -82,7 +82,7 @@ class AgentSocket:
             self._socket.settimeout(timeout_s)
             try:
                 self._fill(1)
-            except TimeoutError:
+            except (TimeoutError, BlockingIOError):
                 return None
             finally:
                 self._socket.settimeout(_QUIET_S)

@@ -11,7 +11,9 @@ from typing import Final
 from bench.figures import Report, Row
 
 FORMATS: Final = (".png", ".svg")
-_PANEL_INCHES: Final = (7.5, 0.42)
+_COLUMNS: Final = 2
+_OURS, _OTHERS = "#1f6feb", "#9aa4af"
+_PANEL_INCHES: Final = (8.0, 0.24)
 """Width of a panel, and its height for each bar."""
 
 
@@ -38,33 +40,41 @@ def draw(path: Path, reports: Sequence[Report]) -> None:
     """Draw every figure of the reports into one file."""
     from matplotlib import pyplot as plt  # noqa: PLC0415 (an extra)
 
-    panels = [
-        (report, name, [row for row in report.rows if not math.isnan(row.median(name))])
-        for report in reports
-        for name in dict.fromkeys(name for row in report.rows for name in row.rounds)
-    ]
-    panels = [panel for panel in panels if panel[2]]
-    heights = [1.2 + _PANEL_INCHES[1] * len(rows) for _, _, rows in panels]
+    panels = [panel for report in reports for panel in _panels(report)]
+    lines = [panels[index : index + _COLUMNS] for index in range(0, len(panels), _COLUMNS)]
+    heights = [1.0 + _PANEL_INCHES[1] * max(len(rows) for _, _, rows in line) for line in lines]
     figure, axes = plt.subplots(
-        len(panels),
-        1,
-        figsize=(_PANEL_INCHES[0], sum(heights)),
+        len(lines),
+        _COLUMNS,
+        figsize=(_PANEL_INCHES[0] * _COLUMNS, sum(heights)),
         height_ratios=heights,
         squeeze=False,
         layout="constrained",
     )
-    for axis, (report, name, rows) in zip(axes[:, 0], panels, strict=True):
+    for axis in axes.flat[len(panels) :]:
+        axis.set_visible(False)
+    for axis, (scenario, name, rows) in zip(axes.flat, panels, strict=False):
         medians = [row.median(name) for row in rows]
         below = [median - min(row.rounds[name]) for median, row in zip(medians, rows, strict=True)]
         above = [max(row.rounds[name]) - median for median, row in zip(medians, rows, strict=True)]
-        colours = ["#1f6feb" if row.side == "headgate" else "#9aa4af" for row in rows]
-        axis.barh([_label(row) for row in rows], medians, xerr=[below, above], color=colours, capsize=2)
+        colours = [_OURS if row.side.startswith("headgate") else _OTHERS for row in rows]
+        axis.barh(range(len(rows)), medians, xerr=[below, above], color=colours, capsize=2)
+        axis.set_yticks(range(len(rows)), [_label(row) for row in rows])
         axis.invert_yaxis()
-        axis.set_title(f"{report.scenario}: {name.replace('_', ' ')}", fontsize=10, loc="left")
+        axis.set_title(f"{scenario}: {name.replace('_', ' ')}", fontsize=10, loc="left")
         axis.tick_params(labelsize=7)
     figure.savefig(path)
     plt.close(figure)
 
 
+def _panels(report: Report) -> list[tuple[str, str, list[Row]]]:
+    """Give each figure that is not zero everywhere, with the rows that have it."""
+    names = dict.fromkeys(name for row in report.rows for name in row.rounds)
+    panels = [
+        (report.scenario, name, [row for row in report.rows if not math.isnan(row.median(name))]) for name in names
+    ]
+    return [panel for panel in panels if any(row.median(panel[1]) for row in panel[2])]
+
+
 def _label(row: Row) -> str:
-    return f"{row.case}, {row.side} ({row.durability})"
+    return f"{row.case}, {row.load.partition(',')[0]}: {row.side} ({row.durability})"

@@ -23,10 +23,10 @@ import trio
 from edge.chunked import ChunkedDecoder
 from edge.http import Request
 from edge.normaliser import MAX_HEAD_BYTES, Head, check_head
-from edge.problems import broken, problem_response
+from edge.problems import problem_response
 from edge.responses import encode_response, request_id_of
-from edge.routes import Lane, RouteTable, answer
-from engine.errors import Fault, Refused
+from edge.routes import Lane, RouteTable, respond
+from engine.errors import Refused
 
 log = structlog.get_logger("express")
 
@@ -161,14 +161,7 @@ class Connection:
             return await self._read_body(head, limit_bytes)
 
         request = Request(head.method, head.path, head.query, head.headers, self._peer, request_id, read_body)
-        try:
-            response = await answer(self._table, request)
-        except Fault as fault:
-            response = problem_response(fault, request_id, head.path)
-            response.close = response.close or fault.kind.code == "request.malformed"
-        except Exception as fault:  # our bug: the client gets a 500 with the id, the log gets the rest
-            log.error("handler failed", path=head.path, request_id=request_id, exc_info=fault)
-            response = problem_response(broken(), request_id, head.path)
+        response = await respond(self._table, request)
         stays = head.keep_alive and not response.close and not self._unread and not self._is_draining()
         await self._send(encode_response(response, request_id, stays=stays, head_only=head.method == "HEAD"))
         if not stays and self._unread:

@@ -37,7 +37,7 @@ async def get_readyz(node: Node, _: Request) -> Response:
     }
     body = {
         "status": state,
-        "durability": node.durability(),
+        "durability": node.health.durability,
         "failing": node.health.failing(),
         "dependencies": dependencies,
     }
@@ -62,6 +62,6 @@ async def get_root(_: Node, __: Request) -> Response:
         {
             "name": "headgate",
             "version": VERSION,
-            "paths": ["/ingest", "/cache/batch", "/stream", "/healthz", "/readyz", "/version", "/actors"],
+            "paths": ["/ingest", "/cache/batch", "/stream", "/healthz", "/readyz", "/version", "/actors", "/metrics"],
         }
     )

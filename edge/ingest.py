@@ -29,11 +29,11 @@ async def post_ingest(node: Node, request: Request) -> Response:
     batch = decode_event_lines(body) if media in _NDJSON else decode_events(body)
     count = len(batch.events)
     if not count:
-        return _answer(0, subject, node.settings.stream, None, duplicate=False, durability=node.durability())
+        return _answer(0, subject, node.settings.stream, None, duplicate=False, durability=node.health.durability)
     stored = await node.ingest.publish(subject, batch, key)
     await node.hashes.learn(batch.events)
     return _answer(
-        count, subject, stored.stream, stored.sequence, duplicate=stored.duplicate, durability=node.durability()
+        count, subject, stored.stream, stored.sequence, duplicate=stored.duplicate, durability=node.health.durability
     )
 
 

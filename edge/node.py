@@ -4,7 +4,6 @@ Rules of the file:
 - A handle hides the mailbox behind it; nothing here starts anything.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import trio
@@ -14,6 +13,7 @@ from actors.health import Health
 from actors.ingest import Publisher
 from actors.stream import Streams
 from actors.tree import Actor
+from engine.metrics import Metrics
 from engine.settings import Settings
 
 
@@ -28,8 +28,8 @@ class Node:
         hashes: knows files.
         stream: attaches agents.
         health: says how the gateway is.
+        metrics: what has been counted.
         draining: set when shutdown begins.
-        durability: what an acknowledged event survives now: `fsync`, `replicated` or `buffered`.
     """
 
     settings: Settings
@@ -38,5 +38,5 @@ class Node:
     hashes: HashCache
     stream: Streams
     health: Health
+    metrics: Metrics
     draining: trio.Event
-    durability: Callable[[], str]

@@ -12,7 +12,6 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final, cast
 
 import h11
-import structlog
 import trio
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
@@ -30,12 +29,11 @@ from quart_trio import QuartTrio
 from edge.handover import ReplayStream
 from edge.http import Request, Response
 from edge.normaliser import MAX_HEAD_BYTES, Head, check_head
-from edge.problems import broken, problem_response
+from edge.problems import problem_response
 from edge.responses import SECURITY, request_id_of
-from edge.routes import RouteTable, answer
-from engine.errors import Fault, Refused
+from edge.routes import RouteTable, respond
+from engine.errors import Refused
 
-log = structlog.get_logger("quart")
 KEEP_ALIVE_S: Final = 15
 BODY_WITHIN_S: Final = 30.0
 MOST_BODY_BYTES: Final = 8 * 1024 * 1024
@@ -151,20 +149,14 @@ def _make_app(table: RouteTable) -> QuartTrio:
     app.config["RESPONSE_TIMEOUT"] = None
     app.config["MAX_CONTENT_LENGTH"] = MOST_BODY_BYTES
 
-    async def respond(path: str) -> QuartResponse:
+    async def view(path: str) -> QuartResponse:
         head: Head = cast("Any", quart_request.scope)["headgate.head"]
         request_id = request_id_of(head.headers)
         client = quart_request.scope.get("client")
         request = Request(
             head.method, head.path, head.query, head.headers, client[0] if client else "", request_id, _read_body
         )
-        try:
-            response = await answer(table, request)
-        except Fault as fault:
-            response = problem_response(fault, request_id, head.path)
-        except Exception as fault:  # our bug: the client gets a 500 with the id, the log gets the rest
-            log.error("handler failed", path=head.path, request_id=request_id, exc_info=fault)
-            response = problem_response(broken(), request_id, head.path)
+        response = await respond(table, request)
         answered = QuartResponse(DataBody(response.body), response.status, content_type=response.content_type)
         for name, value in {**SECURITY, **response.headers, "x-request-id": request_id}.items():
             answered.headers[name] = value
@@ -174,8 +166,8 @@ def _make_app(table: RouteTable) -> QuartTrio:
             answered.headers["connection"] = "close"
         return answered
 
-    app.add_url_rule("/", "root", respond, defaults={"path": ""}, methods=METHODS, provide_automatic_options=False)
-    app.add_url_rule("/<path:path>", "all", respond, methods=METHODS, provide_automatic_options=False)
+    app.add_url_rule("/", "root", view, defaults={"path": ""}, methods=METHODS, provide_automatic_options=False)
+    app.add_url_rule("/<path:path>", "all", view, methods=METHODS, provide_automatic_options=False)
     return app
 
 

@@ -9,10 +9,16 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from enum import Enum
 
+import structlog
+import trio
 from trio_websocket import WebSocketConnection
 
 from edge.http import Handler, Request, Response
-from engine.errors import Refused
+from edge.problems import broken, problem_response
+from engine.errors import Fault, Refused
+from engine.metrics import Metrics
+
+log = structlog.get_logger("routes")
 
 
 class Lane(Enum):
@@ -63,6 +69,7 @@ class RouteTable:
     """Finds the route of a request."""
 
     routes: list[Route]
+    metrics: Metrics
     sockets: dict[str, SocketRoute] = field(default_factory=dict)
     _found: dict[tuple[str, str], Route] = field(default_factory=dict)
     _allowed: dict[str, list[str]] = field(default_factory=dict)
@@ -103,9 +110,24 @@ class RouteTable:
         raise Refused("request.no-such-path", f"there is nothing at {path}")
 
 
-async def answer(table: RouteTable, request: Request) -> Response:
-    """Find the route of a request and let its handler answer."""
-    route = table.find(request.method, request.path)
-    if route.admit is not None:
-        route.admit()
-    return await route.handler(request)
+async def respond(table: RouteTable, request: Request) -> Response:
+    """Answer a request, whatever happens: a fault is its problem body, a bug is a 500 that names the request."""
+    label = "unknown"
+    try:
+        route = table.find(request.method, request.path)
+        label = route.path
+        if route.admit is not None:
+            route.admit()
+        response = await route.handler(request)
+    except Fault as fault:
+        response = problem_response(fault, request.request_id, request.path)
+        response.close = fault.kind.code == "request.malformed"
+    except OSError:
+        raise  # the client's connection broke while its body was read: nobody is left to answer
+    except (trio.BrokenResourceError, trio.ClosedResourceError):
+        raise  # the same
+    except Exception as fault:  # our bug: the client gets a 500 with the id, the log gets the rest
+        log.error("handler failed", path=request.path, request_id=request.request_id, exc_info=fault)
+        response = problem_response(broken(), request.request_id, request.path)
+    table.metrics.count_request(label, request.method, response.status)
+    return response

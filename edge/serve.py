@@ -41,6 +41,7 @@ from engine.hashes_redis import RedisTier
 from engine.jetstream import JetStream
 from engine.log import StreamFacts
 from engine.log_control import LogControl
+from engine.metrics import Metrics
 from engine.nats_server import EmbeddedLog
 from engine.settings import Settings
 
@@ -116,7 +117,7 @@ async def serve(settings: Settings, *, task_status: trio.TaskStatus[str] = trio.
                     health.prepared(durability, more)
 
                 keeper = LogKeeper(jetstream, control, take_log, settings, embedded)
-                node = Node(settings, root, publisher, cache, streams, health, draining, lambda: health.durability)
+                node = Node(settings, root, publisher, cache, streams, health, Metrics(), draining)
                 async with trio.open_nursery() as drivers:
                     drivers.start_soon(partial(supervise, root, "log", keeper.run_connection))
                     async with trio.open_nursery() as actors:
@@ -174,7 +175,7 @@ async def _announce(
     if not keeper.is_prepared.is_set():
         log.warning("the log is not reachable yet; events are refused until it is", error=node.health.log_error)
     sys.stdout.write(
-        f"headgate ready {address} durability={node.durability()} data={node.settings.data} pid={os.getpid()}\n"
+        f"headgate ready {address} durability={node.health.durability} data={node.settings.data} pid={os.getpid()}\n"
     )
     sys.stdout.flush()
     task_status.started(address)

@@ -11,6 +11,7 @@ from edge.hashes import post_cache_batch
 from edge.health import get_actors, get_healthz, get_readyz, get_root, get_version
 from edge.http import Request, Response
 from edge.ingest import post_ingest
+from edge.metrics import get_metrics
 from edge.node import Node
 from edge.routes import Lane, Route, RouteTable, SocketRoute
 from edge.stream import open_stream
@@ -35,6 +36,7 @@ def make_table(node: Node) -> RouteTable:
         route("GET", "/readyz", get_readyz, express, "Should requests come here?"),
         route("GET", "/version", get_version, quart, "Which release is this?"),
         route("GET", "/actors", get_actors, quart, "The live tree of actors"),
+        route("GET", "/metrics", get_metrics, quart, "The counters, for Prometheus"),
         route("GET", "/", get_root, quart, "What is this?"),
     ]
     sockets: dict[str, SocketRoute] = {}
@@ -45,4 +47,4 @@ def make_table(node: Node) -> RouteTable:
         routes.append(route("POST", f"{prefix}/cache/batch", post_cache_batch, express, "Which files are known?"))
         path = f"{prefix}/stream"
         sockets[path] = SocketRoute(path, partial(open_stream, node), "Batches of events to agents")
-    return RouteTable(routes, sockets)
+    return RouteTable(routes, node.metrics, sockets)

@@ -47,11 +47,13 @@ async def upgrade_connection(
         check_upgrade(request)
         session = await table.sockets[head.path].open(request)
     except Fault as fault:
+        table.metrics.count_request(head.path, head.method, fault.kind.status)
         await _answer(stream, problem_response(fault, request_id, head.path), request_id)
     except Exception as fault:  # our bug: the client gets a 500 with the id, the log gets the rest
         log.error("upgrade failed", path=head.path, request_id=request_id, exc_info=fault)
         await _answer(stream, problem_response(broken(), request_id, head.path), request_id)
     else:
+        table.metrics.upgrades[head.path] += 1
         await serve_socket(stream, head_bytes, rest, session)
 
 

@@ -4,7 +4,7 @@ import socket
 import struct
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import TypeVar
 
 import pytest
@@ -19,7 +19,7 @@ ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\nx: y\r\n\r\nhello"
 UPGRADED = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n"
 
 
-Client = TypeVar("Client")
+Client = TypeVar("Client", HttpSocket, AgentSocket, NatsSocket)
 
 
 @contextmanager
@@ -40,7 +40,7 @@ def connected(
         except LoadFailedError:
             accepted.result().close()
             raise
-        with accepted.result() as peer:
+        with accepted.result() as peer, closing(client):
             yield client, peer, lambda content: elsewhere.submit(peer.sendall, content)
 
 
@@ -66,7 +66,6 @@ def test_http_answer_is_complete_with_its_last_byte() -> None:
         assert client.receive() == ANSWER
         peer.sendall(ANSWER)
         assert client.receive() == ANSWER
-        client.close()
 
 
 @pytest.mark.parametrize("said", [b"", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"])
@@ -76,7 +75,6 @@ def test_http_answer_that_cannot_be_counted_fails_the_run(said: bytes) -> None:
         peer.shutdown(socket.SHUT_WR)
         with pytest.raises(LoadFailedError):
             client.receive()
-        client.close()
 
 
 def test_agent_reads_frames_of_every_length_and_answers_pings() -> None:
@@ -104,14 +102,15 @@ def test_agent_reads_frames_of_every_length_and_answers_pings() -> None:
 
 def test_agent_fails_the_run_when_it_is_closed_or_refused() -> None:
     """A close frame and an answer other than 101 are no figures."""
-    with connected(lambda address: AgentSocket(address, "a"), UPGRADED + text_frame(b"\x03\xe9", 0x88)) as (
-        agent,
-        _,
-        _,
+    with (
+        connected(lambda address: AgentSocket(address, "a"), UPGRADED + text_frame(b"\x03\xe9", 0x88)) as (
+            agent,
+            _,
+            _,
+        ),
+        pytest.raises(LoadFailedError, match="closed the stream"),
     ):
-        with pytest.raises(LoadFailedError, match="closed the stream"):
-            agent.wait_message()
-        agent.close()
+        agent.wait_message()
     with (
         pytest.raises(LoadFailedError, match="no upgrade"),
         connected(lambda address: AgentSocket(address, "a"), b"HTTP/1.1 400 Bad Request\r\n\r\n"),
@@ -141,4 +140,3 @@ def test_nats_messages_come_whole_in_any_cut() -> None:
         peer.sendall(b"-ERR 'Stale Connection'\r\n")
         with pytest.raises(LoadFailedError, match="Stale"):
             client.receive()
-        client.close()

@@ -1,0 +1,74 @@
+"""`GET /metrics`: the counters as Prometheus text.
+
+Rules of the file:
+- Base units, `headgate_` before every name; the library writes the text, the numbers are read when it asks.
+"""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+
+from edge.http import Request, Response
+
+if TYPE_CHECKING:
+    from edge.node import Node
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+async def get_metrics(node: "Node", _: Request) -> Response:
+    """Give every metric."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_NodeCollector(node))
+    return Response(200, generate_latest(registry), CONTENT_TYPE)
+
+
+class _NodeCollector:
+    """Reads the running gateway."""
+
+    def __init__(self, node: "Node") -> None:
+        self._node = node
+
+    def collect(self) -> Iterator[Metric]:
+        """Give the metrics as they are now."""
+        node = self._node
+        requests = CounterMetricFamily(
+            "headgate_http_requests", "Answers, by route, method and status.", labels=["route", "method", "code"]
+        )
+        for (route, method, code), count in node.metrics.requests.items():
+            requests.add_metric([route, method, str(code)], count)
+        yield requests
+        upgrades = CounterMetricFamily("headgate_websocket_sessions", "WebSocket sessions, by route.", labels=["route"])
+        for route, count in node.metrics.upgrades.items():
+            upgrades.add_metric([route], count)
+        yield upgrades
+        ingest = node.ingest.commit.statistics()
+        yield CounterMetricFamily("headgate_ingest_events", "Events stored on the log.", value=ingest.events_stored)
+        yield CounterMetricFamily("headgate_ingest_frames", "Frames sent to the log.", value=ingest.frames)
+        yield CounterMetricFamily(
+            "headgate_ingest_refused", "Requests refused because too much was waiting.", value=ingest.requests_refused
+        )
+        yield GaugeMetricFamily(
+            "headgate_ingest_waiting_events", "Events that wait for a frame.", value=ingest.waiting_events
+        )
+        yield GaugeMetricFamily(
+            "headgate_ingest_waiting_bytes", "Bytes that wait for a frame.", value=ingest.waiting_bytes
+        )
+        table = node.hashes.table
+        yield CounterMetricFamily("headgate_hashes_hits", "Probes answered with a hash.", value=table.hits)
+        yield CounterMetricFamily("headgate_hashes_misses", "Probes answered with a miss.", value=table.misses)
+        yield GaugeMetricFamily("headgate_hashes_entries", "Entries of the in-process tier.", value=len(table))
+        ready = node.health.state == "ready"
+        yield GaugeMetricFamily("headgate_ready", "1 when requests should come here.", value=int(ready))
+        durability = InfoMetricFamily("headgate_durability", "What an acknowledged event survives.")
+        durability.add_metric([], {"class": node.health.durability})
+        yield durability
+        actors = GaugeMetricFamily("headgate_actors", "Live actors, by their parent.", labels=["parent"])
+        restarts = CounterMetricFamily("headgate_actor_restarts", "Falls of an actor.", labels=["actor"])
+        for actor in node.root.children.values():
+            actors.add_metric([actor.name], len(actor.children))
+            restarts.add_metric([actor.name], actor.restarts + sum(one.restarts for one in actor.children.values()))
+        yield actors
+        yield restarts
