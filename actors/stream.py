@@ -1,14 +1,14 @@
 """Consumers: one for each attached agent, pulling from the log for a durable.
 
 Rules of the file:
-- A consumer asks the log for no more than its agent can take now: an agent that stops answering stops receiving,
-  and what it does not hold stays free for others of the same durable.
-- It sweeps up what is there; when there is nothing it waits for one message, which the log sends at once.
+- At most one batch in the agent's hands and, while it keeps up, one more behind it: an agent that stops answering
+  stops receiving, and what it does not hold is free for others of the same durable.
 - When its agent is gone, what it held goes back to the log at once.
 
-Back-pressure: waits; the gateway buffers one batch of at most `BATCH_BYTES` for each agent.
+Back-pressure: waits; the gateway buffers two batches of at most `BATCH_BYTES` for each agent.
 """
 
+from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
@@ -22,24 +22,34 @@ from engine.log import Delivery, PullRequest, PullStatus, Verdict, read_delivery
 from engine.log_control import LogControl
 from engine.names import check_subject_name, check_token, is_covered
 from engine.nats_wire import Message, WireError
-from engine.stream import BATCH_BYTES, MOST_BATCH, BatchWindow
+from engine.stream import BATCH_BYTES, MOST_BATCH, PATIENCE_S, BatchWindow
 
 WAIT_S: Final = 30.0
 """How long the log keeps a waiting pull; renewed without a gap."""
-SWEEP_WITHIN_S: Final = 5.0
-RETRY_PAUSE_S: Final = 0.2
+GRACE_S: Final = 5.0
+"""The log ends a pull by itself; when it has not said so by then, the pull is lost."""
+NOTHING_THERE: Final = 404
+NO_CONSUMER: Final = 503
 
 
 class Consumer:
-    """One agent's end of a durable consumer; opened by `Streams.attach`."""
+    """One agent's end of a durable consumer; opened by `Streams.attach`.
+
+    While the agent keeps up, one pull stays open, so that a message is here when the agent is ready for it. Once it
+    falls behind, the pull is withdrawn and what came with it goes back; from then on the log is asked only when the
+    agent's hands are empty, until it answers quickly again.
+    """
 
     def __init__(self, log: JetStream, stream: str, durable: str, count: int) -> None:
         self.window = BatchWindow()
+        self.handed = trio.Event()
+        self.settled = trio.Event()
         self._log = log
         self._stream = stream
         self._durable = durable
         self._count = count
-        self._arrived: list[Delivery] = []
+        self._arrived: deque[Delivery] = deque()
+        self._left = 0
         self._ended: PullStatus | None = None
         self._news = trio.Event()
         self._owed: list[Delivery] = []
@@ -53,29 +63,33 @@ class Consumer:
 
         Cancellation: what has arrived is given back by `close`.
         """
-        most_bytes = BATCH_BYTES
-        while True:
+        while not self._arrived:
             await self._log.connection.wait_up()
             if self._owed and self._log.settle_nowait(self._owed, Verdict.ACK):
                 self._owed = []
-            ended = await self._pull(PullRequest(self._count if most_bytes else 1, most_bytes), SWEEP_WITHIN_S)
-            if self._arrived:
-                return self._empty()
-            if ended is not None and ended.status == 409 and "MaxBytes" in ended.description:
-                most_bytes = 0  # the next message alone is larger than a batch
-                continue
-            most_bytes = BATCH_BYTES
-            self._check_alive(ended)
-            ended = await self._pull(PullRequest(1, expires_s=WAIT_S), WAIT_S + SWEEP_WITHIN_S)
-            if self._arrived:
-                return self._empty()
-            self._check_alive(ended)
+            if self.window.reads_ahead:
+                await self._pull(PullRequest(self._count, BATCH_BYTES, WAIT_S))
+            else:
+                await self._pull(PullRequest(self._count, BATCH_BYTES))
+                if not self._arrived and self._ended is not None and self._ended.status == NOTHING_THERE:
+                    await self._pull(PullRequest(1, expires_s=WAIT_S))
+            if not self._arrived and self._ended is not None:
+                await self._understand(self._ended)
+        return self._next()
 
-    def settle(self, verdict: Verdict) -> None:
+    def hand_over(self, batch_id: str, deliveries: list[Delivery], now: float) -> None:
+        """Note that a batch goes to the agent."""
+        self.window.hand_over(batch_id, deliveries, now)
+        self.settled = trio.Event()
+        self.handed.set()
+
+    def settle(self, verdict: Verdict, now: float) -> None:
         """Answer the log for the whole batch in the agent's hands."""
-        held = self.window.release()
+        held = self.window.release(now)
         if held and not self._log.settle_nowait(held, verdict) and verdict is Verdict.ACK:
             self._owed = held  # said again once the log is back; until then it may deliver them again
+        self.handed = trio.Event()
+        self.settled.set()
 
     def extend(self, now: float, max_lease_s: float) -> None:
         """Ask the log for more time for what the agent holds."""
@@ -83,18 +97,44 @@ class Consumer:
         if leased:
             self._log.settle_nowait(leased, Verdict.PROGRESS)
 
-    def close(self) -> None:
+    def withdraw(self) -> None:
+        """Stop reading ahead: end the open pull and give back what came with it."""
+        self.window.falls_behind()
+        if self._left or self._arrived:
+            self._inbox.close()  # first, or the log would deliver again to this very inbox
+            self._inbox = self._log.connection.subscribe(self._take)
+            self._left = 0
+            self._give_back(self._arrived)
+
+    def close(self, now: float) -> None:
         """Stop pulling and give back at once whatever is held."""
-        self._inbox.close()  # first, or the log would deliver again to this very inbox
-        back = self.window.release() + self._empty()
-        if back:
-            self._log.settle_nowait(back, Verdict.NAK)
+        self._inbox.close()
+        self._give_back(deque(self.window.release(now)))
+        self._give_back(self._arrived)
+        self.settled.set()
+
+    def nudge(self) -> None:
+        """Look again: the connection to the log went up or down, and an open pull went with it."""
+        self._left = 0
+        self._news.set()
 
     # ------------------------------------------------------------------ inside
 
-    def _empty(self) -> list[Delivery]:
-        arrived, self._arrived = self._arrived, []
-        return arrived
+    def _next(self) -> list[Delivery]:
+        arrived = self._arrived
+        batch = [arrived.popleft()]
+        size = len(batch[0].payload)
+        while arrived and len(batch) < self._count:
+            size += len(arrived[0].payload)
+            if size > BATCH_BYTES:
+                break
+            batch.append(arrived.popleft())
+        return batch
+
+    def _give_back(self, deliveries: deque[Delivery]) -> None:
+        if deliveries:
+            self._log.settle_nowait(list(deliveries), Verdict.NAK)
+            deliveries.clear()
 
     def _take(self, message: Message) -> None:
         try:
@@ -103,33 +143,41 @@ class Consumer:
             return  # somebody else published to our inbox: it is not the log's, nothing is owed for it
         if isinstance(item, Delivery):
             self._arrived.append(item)
+            self._left -= 1
         elif item is not None:
             self._ended = item
+            self._left = 0
         else:
             return
         self._news.set()
 
-    async def _pull(self, request: PullRequest, within_s: float) -> PullStatus | None:
-        """Ask once and wait until the log has said all; None when it stopped saying anything."""
-        self._ended = None
-        connects = self._log.connection.statistics().connects
-        if not self._log.pull_nowait(self._stream, self._durable, self._inbox.subject, request):
-            return None
-        with trio.move_on_after(within_s):
-            while len(self._arrived) < request.count and self._ended is None:
+    async def _pull(self, request: PullRequest) -> None:
+        """Open a pull where none is open, and wait until something came of it: messages, or its end.
+
+        A pull without waiting time is waited for to its end, because all that is there comes at once.
+        """
+        if self._left <= 0:
+            self._ended = None
+            if not self._log.pull_nowait(self._stream, self._durable, self._inbox.subject, request):
+                return
+            self._left = request.count
+        with trio.move_on_after(request.expires_s + GRACE_S) as patience:
+            while self._left > 0 and not (self._arrived and request.expires_s):
                 self._news = trio.Event()
                 await self._news.wait()
-                if self._log.connection.statistics().connects != connects:
-                    break
-        return self._ended
+        if patience.cancelled_caught:
+            self._left = 0  # the log forgot the pull; ask again
 
-    def nudge(self) -> None:
-        """Look again: the connection to the log went up or down."""
-        self._news.set()
+    async def _understand(self, ended: PullStatus) -> None:
+        """Go on after a pull that brought nothing.
 
-    def _check_alive(self, ended: PullStatus | None) -> None:
-        if ended is not None and (ended.status == 503 or "Deleted" in ended.description):
+        Raises:
+            Unavailable: the durable consumer is gone from the log.
+        """
+        if ended.status == NO_CONSUMER or "Deleted" in ended.description:
             raise Unavailable("log.refused", f"the durable consumer is gone from the log: {ended.description}")
+        if "MaxBytes" in ended.description:  # the next message alone is larger than a batch: take it alone
+            await self._pull(PullRequest(1, expires_s=WAIT_S))
 
 
 class Streams:
@@ -205,18 +253,27 @@ class Streams:
             self._consumers.add(consumer)
             try:
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._keep_leases, consumer)
+                    nursery.start_soon(self._look_after, consumer)
                     yield consumer
                     nursery.cancel_scope.cancel()
             finally:
                 self._consumers.discard(consumer)
-                consumer.close()
+                consumer.close(trio.current_time())
 
-    async def _keep_leases(self, consumer: Consumer) -> None:
-        """While the agent's connection lives and its batch is unsettled, the lease is extended."""
+    async def _look_after(self, consumer: Consumer) -> None:
+        """While an agent works: lose patience with reading ahead, and extend the lease as long as its socket lives."""
         while True:
-            await trio.sleep(self._ack_wait_s / 3)
-            consumer.extend(trio.current_time(), self._max_lease_s)
+            await consumer.handed.wait()
+            settled = consumer.settled
+            with trio.move_on_after(PATIENCE_S):
+                await settled.wait()
+                continue
+            consumer.withdraw()
+            while not settled.is_set():
+                with trio.move_on_after(self._ack_wait_s / 3 - PATIENCE_S):
+                    await settled.wait()
+                if not settled.is_set():
+                    consumer.extend(trio.current_time(), self._max_lease_s)
 
     def _nudge(self) -> None:
         for consumer in self._consumers:

@@ -168,7 +168,8 @@ async def tail(
     import uuid
 
     from edge.client import DEFAULT_SUBJECT, Client, GatewayError
-    from edge.tail import run_tail, write_stdout
+    from edge.nursery import open_plain_nursery
+    from edge.tail import run_tail, wait_stdout_unread, write_stdout
 
     if durable is None:
         durable = f"tail-{uuid.uuid4().hex[:8]}"
@@ -177,7 +178,13 @@ async def tail(
     def on_trouble(error: GatewayError, delay_s: float) -> None:
         say(f"{error}; coming back in {delay_s:.1f} s")
 
-    async with Client(gateway, token) as client:
+    async with Client(gateway, token) as client, open_plain_nursery() as nursery:
+
+        async def stop_when_unread() -> None:
+            await wait_stdout_unread()
+            nursery.cancel_scope.cancel()
+
+        nursery.start_soon(stop_when_unread)
         await run_tail(
             client,
             durable=durable,
@@ -188,6 +195,7 @@ async def tail(
             write=write_stdout,
             on_trouble=on_trouble,
         )
+        nursery.cancel_scope.cancel()
     return ExitCode.OK
 
 

@@ -17,7 +17,6 @@ from edge.http import Request
 from edge.node import Node
 from edge.sockets import Session, close_socket
 from engine.errors import Fault, Refused
-from engine.log import Verdict
 from engine.stream import DEFAULT_BATCH, encode_batch
 
 log = structlog.get_logger("stream")
@@ -41,22 +40,15 @@ async def open_stream(node: Node, request: Request) -> Session:
 
     async def session(socket: WebSocketConnection) -> None:
         async with node.stream.attach(durable, count) as consumer, trio.open_nursery() as nursery:
-            settled = _Signal()
-            nursery.start_soon(_listen, socket, consumer, settled)
-            nursery.start_soon(_leave_when_draining, node, socket, consumer, settled, nursery.cancel_scope)
-            await _deliver(socket, consumer, settled, node.draining)
+            nursery.start_soon(_listen, socket, consumer)
+            nursery.start_soon(_leave_when_draining, node, socket, consumer, nursery.cancel_scope)
+            await _deliver(socket, consumer, node.draining)
+            nursery.cancel_scope.cancel()
 
     return session
 
 
-class _Signal:
-    """Says that the outstanding batch is settled."""
-
-    def __init__(self) -> None:
-        self.event = trio.Event()
-
-
-async def _deliver(socket: WebSocketConnection, consumer: Consumer, settled: _Signal, draining: trio.Event) -> None:
+async def _deliver(socket: WebSocketConnection, consumer: Consumer, draining: trio.Event) -> None:
     while True:
         try:
             deliveries = await consumer.next_batch()
@@ -67,27 +59,25 @@ async def _deliver(socket: WebSocketConnection, consumer: Consumer, settled: _Si
         if draining.is_set():
             await trio.sleep_forever()  # the session is about to be ended; what has arrived goes back
         batch_id = str(uuid.uuid4())
-        settled.event = trio.Event()
-        consumer.window.hand_over(batch_id, deliveries, trio.current_time())
+        consumer.hand_over(batch_id, deliveries, trio.current_time())
         await socket.send_message(encode_batch(batch_id, deliveries))
-        await settled.event.wait()
+        await consumer.settled.wait()
 
 
-async def _listen(socket: WebSocketConnection, consumer: Consumer, settled: _Signal) -> None:
+async def _listen(socket: WebSocketConnection, consumer: Consumer) -> None:
     while True:
         verdict = consumer.window.judge(await socket.get_message())
         if verdict is not None:
-            consumer.settle(Verdict(verdict))
-            settled.event.set()
+            consumer.settle(verdict, trio.current_time())
 
 
 async def _leave_when_draining(
-    node: Node, socket: WebSocketConnection, consumer: Consumer, settled: _Signal, scope: trio.CancelScope
+    node: Node, socket: WebSocketConnection, consumer: Consumer, scope: trio.CancelScope
 ) -> None:
     await node.draining.wait()
     if not consumer.window.is_empty:
         with trio.move_on_after(node.settings.drain_s / 2):
-            await settled.event.wait()
+            await consumer.settled.wait()
     await close_socket(socket, 1001, "the gateway is shutting down; come back in a moment")
     scope.cancel()
 

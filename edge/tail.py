@@ -5,6 +5,8 @@ Rules of the file:
 - Printing happens in a worker thread: a pager that stops reading must not stop the connection's pings.
 """
 
+import os
+import stat
 import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -58,6 +60,17 @@ async def run_tail(
 async def write_stdout(text: str) -> None:
     """Write to stdout and flush, without stopping the run while nobody reads."""
     await trio.to_thread.run_sync(_write_and_flush, text, abandon_on_cancel=True)
+
+
+async def wait_stdout_unread() -> None:
+    """Wait until nobody can read stdout any more, as when `| head` has seen enough.
+
+    Only a pipe can tell; anywhere else this waits for ever.
+    """
+    handle = sys.stdout.fileno()
+    if not stat.S_ISFIFO(os.fstat(handle).st_mode):
+        await trio.sleep_forever()
+    await trio.lowlevel.wait_readable(handle)  # the writing end of a pipe is never readable, and fails when unread
 
 
 def _write_and_flush(text: str) -> None:

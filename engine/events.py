@@ -179,7 +179,7 @@ def _decode_plain(body: bytes) -> tuple[list[FileEvent], bytes] | None:
 def _are_canonical(events: list[FileEvent]) -> bool:
     """Say that no path needs a change, for all events at once: one look at all paths costs less than one at each."""
     try:
-        paths = "\n".join([event.data.path or "" for event in events])
+        paths = "\n".join(["" if event.data.path is None else event.data.path for event in events])
         others = {event.data.dir for event in events}
         others.update([event.data.root_path for event in events])
         text = f"\n{paths}\n" + "\n".join([one or "" for one in others]) + "\n"
@@ -286,6 +286,8 @@ def _shape_refusal(body: bytes) -> Refused:
         if "missing required field" in text:
             return Refused("request.wrong-shape", "the member `events` is missing; expected an array of events")
         return Refused("request.wrong-shape", 'the body is not an object; expected {"events":[…]}')
+    except (msgspec.DecodeError, RecursionError) as problem:
+        return json_refusal(body, problem)  # the wrong shape came first, but it is no JSON either
     _check_count(len(pieces))
     wrong: list[dict[str, object]] = []
     for index, piece in enumerate(pieces):
@@ -296,7 +298,10 @@ def _shape_refusal(body: bytes) -> Refused:
 
 
 def _problem_of(piece: bytes) -> str:
-    value = cast("object", orjson.loads(piece))
+    try:
+        value = cast("object", orjson.loads(piece))
+    except orjson.JSONDecodeError as problem:
+        return f"it holds a number or a text that cannot be read: {problem.msg}"
     if not isinstance(value, dict):
         return "not an object"
     if "type" not in value:

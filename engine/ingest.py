@@ -1,9 +1,9 @@
 """Group commit: which waiting requests become the next frame, and what each is answered.
 
-A *frame* is one log message, `{"events":[…]}`. Few frames are in flight; requests that arrive
-meanwhile wait and share the next one, and one acknowledgement answers them all. Idle, a request is a
-frame at once: there is no linger. With `sync_interval: always` the log does one fsync a message, so
-merging is what makes durable ingest fast (`bench/scenarios/ingest.py`).
+A *frame* is one log message, `{"events":[…]}`. Requests that arrive while a frame is in flight wait and
+share the next one, and one acknowledgement answers them all; a frame that cannot grow any more leaves beside it.
+Idle, a request is a frame at once: there is no linger. With `sync_interval: always` the log does one fsync a message,
+so merging is what makes durable ingest fast (`bench/scenarios/ingest.py`).
 
 Rules of the file:
 - No clock, no I/O: methods take `now` and return what the actor must do.
@@ -37,7 +37,8 @@ from engine.frames import (
 from engine.log import DUPLICATE_IN_BATCH, Ambiguous, NotStored, Outcome, Stored
 
 IN_FLIGHT_FRAMES: Final = 4
-"""Enough to keep the broker's disk and our processor busy at once; more only makes frames smaller."""
+"""Frames that cannot grow leave while others are in flight: enough to keep the broker's disk and our processor busy
+at once."""
 WAITING_EVENTS: Final = 200_000
 WAITING_BYTES: Final = 64 * 1024 * 1024
 """About a second's work of the log: whoever comes later is better off asking another gateway."""
@@ -89,6 +90,11 @@ class Submission:
     answer: Publication | Fault | None = None
     in_doubt: bool = False
     batch_tail: int | None = None
+
+    @property
+    def stands_alone(self) -> bool:
+        """It has a frame of its own: it carries a key, or is larger than a frame."""
+        return bool(self.message_id) or self.pieces is not None
 
 
 class FrameState(Enum):
@@ -146,6 +152,7 @@ class GroupCommit:
     atomic: bool = True
     frame_bytes: int = FRAME_BYTES
     _queue: deque[Submission] = field(default_factory=deque)
+    _alone: int = 0
     _events: int = 0
     _bytes: int = 0
     _in_flight: int = 0
@@ -211,10 +218,10 @@ class GroupCommit:
         The expired ones carry their answer: they were not stored.
         """
         expired = self._drop_expired(now)
-        if self._in_flight >= IN_FLIGHT_FRAMES or not self._queue:
+        if self._in_flight >= IN_FLIGHT_FRAMES or not self._queue or (self._in_flight and self._may_grow()):
             return None, expired
         first = self._pop()
-        if first.pieces is not None or first.message_id:
+        if first.stands_alone:
             frame = self._frame_alone(first)
         else:
             together = [first]
@@ -225,8 +232,7 @@ class GroupCommit:
                 size += len(after.joined) + 1
                 if (
                     after.subject != first.subject
-                    or after.message_id
-                    or after.pieces is not None
+                    or after.stands_alone
                     or count > FRAME_EVENTS
                     or size > self.frame_bytes
                 ):
@@ -291,13 +297,19 @@ class GroupCommit:
 
     # ------------------------------------------------------------------ inside
 
+    def _may_grow(self) -> bool:
+        """Say that the next frame is better sent later, with more in it: one fsync then answers more requests."""
+        return not self._alone and self._events < FRAME_EVENTS and self._bytes < self.frame_bytes
+
     def _push(self, submission: Submission, *, at_head: bool = False) -> None:
         (self._queue.appendleft if at_head else self._queue.append)(submission)
+        self._alone += submission.stands_alone
         self._events += submission.count
         self._bytes += len(submission.joined)
 
     def _pop(self) -> Submission:
         submission = self._queue.popleft()
+        self._alone -= submission.stands_alone
         self._events -= submission.count
         self._bytes -= len(submission.joined)
         return submission

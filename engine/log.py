@@ -115,17 +115,16 @@ def read_outcome(reply: Reply) -> Outcome:
         if reply is Lost.UNSENT:
             return NotStored(0, "the log is not connected")
         return Ambiguous("the connection to the log broke before it answered")
-    if reply.header:
-        headers = nats_wire.read_headers(reply.header)
-        if headers.status is not None:
-            return NotStored(headers.status, headers.description or "no stream takes this subject")
     try:
+        headers = nats_wire.read_headers(reply.header) if reply.header else None
+        if headers is not None and headers.status is not None:
+            return NotStored(headers.status, headers.description or "no stream takes this subject")
         fields = orjson.loads(reply.payload)
         error = fields.get("error")
         if error is not None:
             return NotStored(int(error.get("err_code", 0)), str(error.get("description", "")))
         return Stored(str(fields["stream"]), int(fields["seq"]), bool(fields.get("duplicate", False)))
-    except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError, ValueError):
+    except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError, ValueError, nats_wire.WireError):
         return Ambiguous(f"the log's answer is not a publish acknowledgement: {reply.payload[:80]!r}")
 
 
@@ -145,6 +144,8 @@ def read_delivery(message: Message) -> Delivery | PullStatus | None:
     if len(tokens) < 9 or tokens[1] != "ACK":
         raise nats_wire.WireError(f"a delivery without an acknowledgement subject: {message.reply!r}")
     at = 4 if len(tokens) == 9 else 6  # since server 2.14 a domain and an account stand before the stream
+    if not (tokens[at].isdecimal() and tokens[at + 1].isdecimal()):
+        raise nats_wire.WireError(f"not an acknowledgement subject: {message.reply!r}")
     return Delivery(message.reply, message.payload, is_frame, int(tokens[at + 1]), int(tokens[at]))
 
 

@@ -310,8 +310,8 @@ class NatsConnection:
             if isinstance(event, Message):
                 self._messages_in += 1
                 if event.sid == 1:
-                    number = int(event.subject.rpartition(".")[2])
-                    on_reply = self._waiting.pop(number, None)
+                    number = event.subject.rpartition(".")[2]
+                    on_reply = self._waiting.pop(int(number), None) if number.isdecimal() else None
                     if on_reply is not None:
                         on_reply(event)
                     continue

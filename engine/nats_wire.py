@@ -197,7 +197,8 @@ def read_headers(block: bytes) -> Headers:
         name, colon, value = line.partition(":")
         if colon:
             fields[name.strip().lower()] = value.strip()
-    return Headers(int(status_text) if status_text.isdigit() else None, description, fields)
+    is_status = len(status_text) == 3 and status_text.isdecimal()
+    return Headers(int(status_text) if is_status else None, description, fields)
 
 
 def write_headers(fields: dict[str, str]) -> bytes:

@@ -44,13 +44,19 @@ def foreign_data(payload: bytes) -> bytes:
     return payload
 
 
+PATIENCE_S: Final = 0.25
+"""An agent that takes longer than this for a batch is not read ahead for: what waits for it is free for others."""
+
+
 class BatchWindow:
-    """The one batch in an agent's hands."""
+    """The one batch in an agent's hands, and whether to read ahead for it."""
 
     def __init__(self) -> None:
         self.batch_id = ""
         self._held: list[Delivery] = []
         self._since = 0.0
+        self.reads_ahead = True
+        """The agent keeps up: messages may come in while it works, up to one more batch."""
 
     def __len__(self) -> int:
         """How many deliveries are held."""
@@ -83,18 +89,25 @@ class BatchWindow:
             return Verdict.NAK
         if not isinstance(words, dict):
             return Verdict.NAK
-        if "batch" in words and words["batch"] != self.batch_id:
+        batch = words.get("batch")
+        if isinstance(batch, str) and len(batch) == len(self.batch_id) and batch != self.batch_id:
             return None  # about an earlier batch: acknowledged twice, or too late
-        if words.get("type") == "ack" and "batch" in words:
+        if words.get("type") == "ack" and batch == self.batch_id:
             return Verdict.ACK
-        if "batch" not in words and words.get("type") in _ABOUT_NOTHING:
+        if "batch" not in words and isinstance(words.get("type"), str) and words["type"] in _ABOUT_NOTHING:
             return None
         return Verdict.NAK
 
-    def release(self) -> list[Delivery]:
-        """Empty the window and give what it held."""
+    def release(self, now: float) -> list[Delivery]:
+        """Empty the window and give what it held; how long that took says whether to read ahead."""
         held, self._held = self._held, []
+        if held:
+            self.reads_ahead = now - self._since <= PATIENCE_S
         return held
+
+    def falls_behind(self) -> None:
+        """Note that the agent's patience is used up: nothing is read ahead until it answers quickly again."""
+        self.reads_ahead = False
 
     def leased(self, now: float, max_lease_s: float) -> list[Delivery]:
         """Give the deliveries whose lease is to be extended: none once the agent has had them too long."""

@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Iterator
 
 import pytest
+import trio.testing
 
 from tests.support.gateway import Gateway, running_gateway
 
@@ -41,3 +42,9 @@ def own_subject() -> str:
 def own_durable() -> str:
     """A consumer name of the test's own."""
     return f"test-{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture
+def patient_clock() -> trio.testing.MockClock:
+    """Trio's time, which jumps when nothing happened for 50 ms: long enough for what loopback sockets carry."""
+    return trio.testing.MockClock(autojump_threshold=0.05)

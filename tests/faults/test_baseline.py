@@ -114,6 +114,7 @@ async def holding_agent(gateway: Gateway, chance: random.Random) -> None:
         batch = None
         with trio.move_on_after(0.3):
             batch = await agent.receive()
+        HELD["a batch" if batch is not None else "nothing"] += 1
         if batch is not None and chance.random() < 0.5:
             await agent.ack(batch)
         elif chance.random() < 0.3:
@@ -124,7 +125,16 @@ async def holding_agent(gateway: Gateway, chance: random.Random) -> None:
             await agent.websocket.aclose()
 
 
+HELD: Counter[str] = Counter()
+"""What the holding agents held: for the print-out, and for the claim that they did hold something."""
+
 AGENT_VISITS: list[Visit] = [mid_handshake, waiting_agent, holding_agent, holding_agent]
+
+
+async def keep_producing(gateway: Gateway) -> None:
+    """Publish for ever, so that there is always something to hold."""
+    while True:
+        await ingest(gateway, "snapfs.baseline", some_events(2))
 
 
 async def come_and_go(gateway: Gateway, chance: random.Random, visits: list[Visit], count: int) -> Counter[str]:
@@ -167,8 +177,13 @@ async def test_everything_is_back_after_thousands_of_clients(
         began = time.monotonic()
         seen = await come_and_go(gateway, chance, VISITS, 10_000)
         middle = time.monotonic()
-        seen += await come_and_go(gateway, chance, AGENT_VISITS, 2_000)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(keep_producing, gateway)
+            seen += await come_and_go(gateway, chance, AGENT_VISITS, 2_000)
+            nursery.cancel_scope.cancel()
         print(f"connections {middle - began:.1f} s, agents {time.monotonic() - middle:.1f} s: {dict(seen)}")
+    print(f"agents held {dict(HELD)}")
+    assert HELD["a batch"] > HELD["nothing"]
     await wait_back_at(gateway, before)
     print(f"resident memory {rss >> 20} MiB before, {read_rss_bytes(gateway.pid) >> 20} MiB after")
     assert "Traceback" not in gateway.log_text(), gateway.tail()

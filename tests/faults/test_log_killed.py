@@ -25,6 +25,8 @@ RECONNECT_LIMIT_S = 2.0
 # P1's 2 s, and what two busy cores may add to it.
 REFUSAL_LIMIT_S = 2.5
 CATCH_UP_S = 60.0
+# After five restarts in a minute the supervisor gives up being ready, on purpose; a fresh gateway has a fresh budget.
+KILLS_A_LIFE = 4
 
 
 def child_process(gateway: Gateway) -> ProcessName:
@@ -69,7 +71,10 @@ async def test_no_acked_event_is_lost_when_the_log_is_killed(
         async with trio.open_nursery() as producers:
             for is_keyed in (True, True, False, False):
                 producers.start_soon(lambda keyed: traffic.run_producer(is_keyed=keyed, pause_s=0.0), is_keyed)
-            for _ in range(kills_count):
+            for number in range(kills_count):
+                if number and number % KILLS_A_LIFE == 0:
+                    assert await gateway.terminate() == 0
+                    await gateway.start()
                 acked = ledger.acked_count
                 await wait_until(partial(ledger.has_acked_more_than, acked), "requests are answered", timeout_s=15)
                 await let_pass(chance.uniform(0.0, 1.0))

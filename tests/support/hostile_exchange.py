@@ -97,6 +97,7 @@ class _Exchange:
         size = len(packet.data) if cut is None else cut
         self._first, self._rest = packet.data[:size], packet.data[size:]
         self._connection: Connection | None = None
+        self._is_refused = False
         self.complaints: list[str] = []
         where = "" if cut is None else f" cut after {cut} of {len(packet.data)} bytes"
         self.title = f"{packet.name}{where} [{packet.data[:200]!r}]"
@@ -145,8 +146,9 @@ class _Exchange:
             self.complaints.append(f"an answer that is no HTTP/1.1: {error}")
             return
         code = close_code_in(rest)
-        if packet.close_codes and code not in packet.close_codes:
-            self.complaints.append(f"closed with {code} instead of {sorted(packet.close_codes)} ({rest[:100]!r})")
+        if packet.close_codes and code not in packet.close_codes and not self._is_refused:
+            allowed = ", ".join(map(str, packet.close_codes))
+            self.complaints.append(f"closed with {code} instead of {allowed} ({rest[:100]!r})")
 
     def close(self) -> None:
         """Let the connection go, whatever state it is in."""
@@ -164,15 +166,14 @@ class _Exchange:
                 self.complaints.append("the gateway neither reads nor closes")
 
     async def _read(self, packet: Packet, connection: Connection) -> bytes:
-        is_refused = False
         if packet.statuses:
             answer = await connection.read_answer(timeout_s=END_TIMEOUT_S)
             self._check(answer)
-            is_refused = answer.status >= 400
+            self._is_refused = answer.status >= 400
         if not packet.closes:
             return b""
         rest = await connection.read_to_end(timeout_s=END_TIMEOUT_S)
-        if is_refused and rest:
+        if self._is_refused and rest:
             self.complaints.append(f"more after a refusal: {rest[:200]!r}")
         return rest
 

@@ -68,7 +68,8 @@ class Packet:
         statuses: the first answer has one of these; empty when anything will do.
         closes: the gateway must close the connection, because nothing after this can be trusted.
         prelude: sent before it in one piece, and answered, on the same connection.
-        close_codes: on a WebSocket, the gateway's close frame has one of these; empty when anything will do.
+        close_codes: on a WebSocket, the gateway's close frame has one of these, or there is none where None is among
+            them; empty when anything will do.
     """
 
     name: str
@@ -76,7 +77,7 @@ class Packet:
     statuses: frozenset[int] = ANYTHING
     closes: bool = False
     prelude: bytes = b""
-    close_codes: frozenset[int] = ANYTHING
+    close_codes: frozenset[int | None] = frozenset()
 
 
 def request(
