@@ -285,4 +285,8 @@ def _is_header_text(text: str) -> bool:
 
 
 def _say(error: Exception) -> str:
-    return str(error) or type(error).__name__
+    """Say why, in the words of whoever has some: httpx2 wraps the reason and often has none of its own."""
+    cause: BaseException | None = error
+    while cause is not None and not str(cause):
+        cause = cause.__cause__ or cause.__context__
+    return str(cause or type(error).__name__)

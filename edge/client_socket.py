@@ -118,7 +118,11 @@ async def _connect(base_url: str, tls: ssl.SSLContext) -> trio.abc.Stream:
             if not is_tls:
                 return stream
             secured = trio.SSLStream(stream, tls, server_hostname=host, https_compatible=True)
-            await secured.do_handshake()
+            try:
+                await secured.do_handshake()
+            except BaseException:  # raised again: a stream that nobody gets is closed, also when cancelled
+                await trio.aclose_forcefully(stream)
+                raise
             return secured
     except (OSError, trio.BrokenResourceError, trio.TooSlowError) as error:
         why = error.__cause__ if isinstance(error, trio.BrokenResourceError) and error.__cause__ else error

@@ -9,12 +9,12 @@ Source: S0.25, X1; names that clients in the field set keep their spelling.
 """
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, ValidationError
-from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from engine.errors import Refused
@@ -155,12 +155,9 @@ def describe(settings: Settings) -> list[SettingLine]:
         value = getattr(settings, name)
         text = str(value)
         masked = mask_url(text) if name.endswith("url") else text
-        if value == field.default:
-            source = "default"
-        elif os.environ.get(env) is not None:
-            source = "environment"
-        else:
-            source = "command line"
+        source = "default"
+        if name in settings.model_fields_set:
+            source = "environment" if env in os.environ else "command line"
         lines.append(SettingLine(name, env, masked, source, masked != text, field.description or ""))
     return lines
 
@@ -175,8 +172,8 @@ def mask_url(text: str) -> str:
     return ",".join(masked)
 
 
-def _complaint(error: ErrorDetails) -> str:
-    expected = error["msg"].removeprefix("Value error, ")
+def _complaint(error: Mapping[str, Any]) -> str:
+    expected = str(error["msg"]).removeprefix("Value error, ")
     return f"{_variable(error['loc'])}: {expected} (it is {mask_url(str(error['input']))!r})"
 
 

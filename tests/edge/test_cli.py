@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import orjson
@@ -16,7 +16,7 @@ from edge.client import GatewayBroken, GatewayRefused, GatewayUnreachable, Outco
 from edge.demo_gateway import GatewayEnded
 from engine.errors import Refused
 from tests.support.command import open_command, run_command
-from tests.support.gateway import PROJECT_ROOT, Gateway, open_gateway
+from tests.support.gateway import PROJECT_ROOT, Gateway, running_gateway
 from tests.support.waiting import wait_until
 
 COMMANDS = ("serve", "scan", "tail", "demo", "doctor", "config show")
@@ -31,10 +31,10 @@ def output(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.fixture
-async def gateway(tmp_path: Path) -> AsyncIterator[Gateway]:
-    """Run a real gateway."""
-    async with open_gateway(tmp_path / "data") as running:
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """One real gateway for the module."""
+    with running_gateway(tmp_path_factory.mktemp("cli") / "data") as running:
         yield running
 
 
@@ -141,7 +141,7 @@ def test_config_show_tells_where_values_come_from(
 def test_errors_become_exit_codes_and_one_line(
     error: Exception, code: int, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The table of the brief, walked through."""
+    """Each situation has its exit code, and is told in one line."""
     assert _explain(error) == code
     [line] = capsys.readouterr().err.splitlines()
     assert said in line

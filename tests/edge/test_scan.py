@@ -12,7 +12,7 @@ import xxhash
 
 from edge.client import Client, Event, GatewayRefused, Probe, ProbeAnswer, Published
 from edge.scan import BATCH_BYTES, BATCH_COUNT, Scan
-from edge.scan_report import NAMED_COUNT, ScanReport, say_bytes
+from edge.scan_report import NAMED_COUNT
 from tests.support.gateway import Gateway, running_gateway
 
 LONG_AGO = 1_700_000_000
@@ -294,18 +294,3 @@ async def test_a_scan_survives_a_gateway_that_is_killed(gateway: Gateway, tmp_pa
         paths = await read_paths(client, "snapfs.killed", "scan.completed")
     assert (report.files, report.unreadable, report.changed) == (2000, 0, 0)
     assert sorted(paths) == paths_below(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("size", "said"), [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (188_449, "188.4 kB"), (5 * 10**15, "5000.0 TB")]
-)
-def test_sizes_are_said_in_decimal_units(size: int, said: str) -> None:
-    """As MB/s is."""
-    assert say_bytes(size) == said
-
-
-def test_a_report_says_what_was_hashed() -> None:
-    """Both forms have the figure that a second run is judged by."""
-    report = ScanReport("/root", "id", files=3, hits=1, hashed=2, events=5, seconds=1.0, durability="fsync")
-    assert report.to_json()["hashed"] == 2
-    assert "1 known, 2 hashed, 5 events on the log (fsync)" in report.to_text()

@@ -98,8 +98,11 @@ async def test_no_acked_event_is_lost_when_the_log_is_killed(
     ledger.close()
     print(f"{report}\nreconnects {[round(s, 3) for s in reconnects_s]} s, median {median(reconnects_s):.3f} s")
     print(dict(traffic.statuses))
-    answers = {status for status in traffic.statuses if not status.startswith("agent")}
-    assert answers <= {"200", "503"}, f"producers saw more than 200 and 503: {dict(traffic.statuses)}"
+    statuses = {status for status in traffic.statuses if status.isdecimal()}
+    assert statuses <= {"200", "503"}, f"producers saw more than 200 and 503: {dict(traffic.statuses)}"
+    # The gateway lives: it hangs up on nobody but at its own restarts between the rounds of the long form.
+    is_restarted = kills_count > KILLS_A_LIFE
+    assert is_restarted or not traffic.statuses["ConnectionLost"] + traffic.statuses["TooSlowError"]
     assert max(reconnects_s) < RECONNECT_LIMIT_S
 
 

@@ -9,7 +9,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,26 +65,10 @@ class Command:
 
 
 @asynccontextmanager
-async def open_command(
-    folder: Path, *arguments: str, env: Mapping[str, str] | None = None, python: tuple[str, ...] = ("-m", "edge")
-) -> AsyncIterator[Command]:
+async def open_command(folder: Path, *arguments: str, env: Mapping[str, str] | None = None) -> AsyncIterator[Command]:
     """Run `headgate ARGUMENTS` beside the block; `folder` takes its output."""
-    environment = {name: value for name, value in os.environ.items() if not OWN_VARIABLES.search(name)}
-    environment |= env or {}
-    number = len(os.listdir(folder))
-    out, err = folder / f"{number}.out", folder / f"{number}.err"
-    with out.open("wb") as out_file, err.open("wb") as err_file:
-        process = subprocess.Popen(
-            [sys.executable, *python, *arguments],
-            cwd=PROJECT_ROOT,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=out_file,
-            stderr=err_file,
-            start_new_session=True,
-        )
-    command = Command(process, out, err)
-    name = ProcessName.of(process.pid)
+    command = _start(folder, arguments, env or {})
+    name = ProcessName.of(command.process.pid)
     try:
         yield command
     finally:
@@ -93,7 +77,24 @@ async def open_command(
             kill_process(name)
         for child in left:
             kill_process(child)
-        process.wait()
+        command.process.wait()
+
+
+def _start(folder: Path, arguments: Sequence[str], env: Mapping[str, str]) -> Command:
+    environment = {name: value for name, value in os.environ.items() if not OWN_VARIABLES.search(name)}
+    number = len(os.listdir(folder))
+    out, err = folder / f"{number}.out", folder / f"{number}.err"
+    with out.open("wb") as out_file, err.open("wb") as err_file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "edge", *arguments],
+            cwd=PROJECT_ROOT,
+            env=environment | dict(env),
+            stdin=subprocess.DEVNULL,
+            stdout=out_file,
+            stderr=err_file,
+            start_new_session=True,
+        )
+    return Command(process, out, err)
 
 
 async def run_command(

@@ -97,6 +97,7 @@ class _Exchange:
         size = len(packet.data) if cut is None else cut
         self._first, self._rest = packet.data[:size], packet.data[size:]
         self._connection: Connection | None = None
+        self._is_answered = False
         self._is_refused = False
         self.complaints: list[str] = []
         where = "" if cut is None else f" cut after {cut} of {len(packet.data)} bytes"
@@ -140,7 +141,8 @@ class _Exchange:
             self.complaints.append(f"owed one of {sorted(packet.statuses)}, but {error}")
             return
         except trio.TooSlowError:
-            self.complaints.append(f"neither answered nor closed within {END_TIMEOUT_S:g} s")
+            missing = "answered" if packet.statuses and not self._is_answered else "closed by the gateway"
+            self.complaints.append(f"not {missing} within {END_TIMEOUT_S:g} s")
             return
         except AssertionError as error:
             self.complaints.append(f"an answer that is no HTTP/1.1: {error}")
@@ -169,6 +171,7 @@ class _Exchange:
         if packet.statuses:
             answer = await connection.read_answer(timeout_s=END_TIMEOUT_S)
             self._check(answer)
+            self._is_answered = True
             self._is_refused = answer.status >= 400
         if not packet.closes:
             return b""
@@ -179,7 +182,8 @@ class _Exchange:
 
     def _check(self, answer: Answer) -> None:
         if answer.status not in self._packet.statuses:
-            self.complaints.append(f"answered {answer.status} instead of {sorted(self._packet.statuses)}")
+            owed = sorted(self._packet.statuses)
+            self.complaints.append(f"answered {answer.status} instead of {owed} ({answer.body[:200]!r})")
         if answer.status < 400:
             return
         if (answer.header("content-type") or "").partition(";")[0] != "application/problem+json":
