@@ -43,6 +43,7 @@ class HashCache:
         self._redis = redis
         self._complained = 0.0
         self._followed_us = time.time_ns() // 1000
+        self._learned_us = 0
 
     def redis_state(self) -> tuple[float, str | None]:
         """Say since when Redis answers or does not, Trio's clock, and why it does not."""
@@ -87,7 +88,9 @@ class HashCache:
 
     async def learn(self, events: Sequence[FileEvent]) -> None:
         """Take over what stored events say; never fails."""
-        changes = changes_of(events, time.time_ns() // 1000)
+        now_us = max(time.time_ns() // 1000, self._learned_us)  # a clock that is set back brings nothing deleted back
+        self._learned_us = now_us + 2 * len(events) + 1
+        changes = changes_of(events, now_us)
         if not (changes.seeds or changes.evicted or changes.tombstones):
             return
         self.table.apply(changes)

@@ -30,6 +30,8 @@ from engine.paths import canonical_path
 MAX_PROBES: Final = 10_000
 ENTRY_COST_BYTES: Final = 200
 """What one entry of a 16-byte hash costs in memory: key 48, entry 64, slots in the table up to 88."""
+MAX_HASH_CHARS: Final = 256
+"""Longer than any hash is written; what is longer is not remembered, or one entry could cost a request's size."""
 TOMBSTONE_COST_BYTES: Final = 170
 """Key 48, time 32, slots in the table up to 88."""
 MISS: Final = b'{"status":"MISS","algo":null,"hash":null}'
@@ -174,6 +176,8 @@ def changes_of(events: Sequence[FileEvent], now_us: int) -> Changes:
         if event.type == "file.upsert":
             if algo.__class__ is not str or value.__class__ is not str or not (algo and value and data.path):
                 continue
+            if len(value) > MAX_HASH_CHARS:
+                continue
             try:  # the common case without a call: `bench/scenarios/ingest.py` pays for it
                 key = digest(by_inode(data.dev or 0, data.inode or 0, data.size, int(data.mtime)))
             except (TypeError, ValueError, OverflowError, struct.error):
@@ -238,6 +242,7 @@ class HashTable:
     def bury(self, path: int, at_us: int) -> None:
         """Take over a tombstone that another tier knew; the latest one counts."""
         self._young_tombs[path] = max(at_us, self._young_tombs.get(path, 0))
+        self._age()
 
     def forget_before(self, at_us: int) -> None:
         """Take nothing that was remembered before this time for a hit any more: deletions may have been missed."""
@@ -252,7 +257,7 @@ class HashTable:
         """Give the entry of an identity unless it is too old or its path was deleted since."""
         entry = self._young.get(key)
         if entry is None:
-            entry = self._old.get(key)
+            entry = self._old.pop(key, None)
             if entry is None:
                 return None
             self._young[key] = entry

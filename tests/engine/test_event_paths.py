@@ -59,8 +59,10 @@ def test_every_other_member_keeps_its_bytes(event: RawEvent) -> None:
         (r'{"type":"file.x","data":{"path":"\u00e9//b"}}', '{"type":"file.x","data":{"path":"é/b"}}'),
         ('{"type":"file.x","data":{"path":null,"dir":"a/"}}', '{"type":"file.x","data":{"path":null,"dir":"a"}}'),
         ('{"type":"file.x","data":{"dir":5,"path":"a/"}}', '{"type":"file.x","data":{"dir":5,"path":"a"}}'),
-        ('{"type":"file.x","data":{"dir":{"path":"a//b"},"path":"a/"}}',) * 1
-        + ('{"type":"file.x","data":{"dir":{"path":"a//b"},"path":"a"}}',),
+        (
+            '{"type":"file.x","data":{"dir":{"path":"a//b"},"path":"a/"}}',
+            '{"type":"file.x","data":{"dir":{"path":"a//b"},"path":"a"}}',
+        ),
     ],
 )
 def test_a_path_is_written_in_its_one_form(event: str, becomes: str) -> None:

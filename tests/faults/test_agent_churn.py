@@ -41,6 +41,8 @@ async def test_nothing_is_stuck_after_agents_that_come_and_go(
                         while True:
                             batch = await agent.receive()
                             ledger.note_delivery(run, batch.messages)
+                            if chance.random() < 0.1:
+                                break  # dies with the batch in its hands
                             await agent.ack(batch)
                     chance.choice((agent.reset, agent.vanish))()
                     deaths_count += 1
