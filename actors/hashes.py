@@ -17,7 +17,7 @@ import trio
 from actors.tree import Actor
 from engine.errors import Unavailable
 from engine.events import FileEvent
-from engine.hashes import HashTable, Probe, changes_of, identity_of, path_of, seeded_at
+from engine.hashes import HashTable, Probe, changes_of, path_of, seeded_at
 from engine.hashes_redis import WINDOW_S, RedisTier
 
 log = structlog.get_logger("hashes")
@@ -71,17 +71,10 @@ class HashCache:
         """Give what is known of each file, in order: a packed entry, or None for a miss."""
         now_us = time.time_ns() // 1000
         table = self.table
-        answers: list[bytes | None] = []
-        missing: list[tuple[int, int]] = []
-        for index, probe in enumerate(probes):
-            key = identity_of(probe)
-            entry = table.find(probe, key, now_us) if key is not None else None
-            if entry is None and key is not None:
-                missing.append((index, key))
-            answers.append(entry)
+        answers, missing = table.find_all(probes, now_us)
         if missing and self._redis is not None:
             await self._ask_redis(self._redis, probes, answers, missing, now_us)
-        hits = sum(entry is not None for entry in answers)
+        hits = len(answers) - answers.count(None)
         table.hits += hits
         table.misses += len(answers) - hits
         return answers

@@ -21,16 +21,14 @@ import orjson
 
 from engine.bad_json import check_utf8, json_refusal
 from engine.errors import Refused
+from engine.json_depth import check_depth, depth_refusal
 from engine.paths import canonical_path, is_canonical
 
 MAX_BODY_BYTES: Final = 8 * 1024 * 1024
 MAX_EVENTS: Final = 10_000
-MAX_DEPTH: Final = 32
-"""Deeper JSON breaks the recursion limits of common parsers downstream; real events have depth 4."""
 NAMED_ERRORS: Final = 10
 
 _PATH_MEMBERS: Final = ("path", "dir", "root_path")
-_NOT_BRACKETS: Final = bytes(code for code in range(256) if code not in b"{}[]")
 _PLAIN_START: Final = b'{"events":['
 _PLAIN_END: Final = b"]}"
 _NAME: Final = b'"events"'
@@ -108,22 +106,13 @@ def decode_events(body: bytes) -> EventBatch:
     Raises:
         Refused: not JSON (with the byte's offset), a wrong shape (naming events by index), too many.
     """
-    _check_text(body)
-    found = _decode_plain(body)
-    if found is None:
-        try:
-            events = _BODY.decode(body).events
-            joined = bytes(_RAW_BODY.decode(body).events)[1:-1].strip()
-        except msgspec.ValidationError:
-            raise _shape_refusal(body) from None
-        except (msgspec.DecodeError, RecursionError) as problem:
-            raise json_refusal(body, problem) from None
-    else:
-        events, joined = found
+    check_utf8(body)
+    events, joined = _decode_plain(body) or _decode_carefully(body)
     _check_count(len(events))
+    check_depth(body, 2 * len(events))
     if _are_canonical(events):
         return EventBatch(events, joined, None)
-    changed = [index for index, event in enumerate(events) if event.type.startswith("file.") and _fix(event, index)]
+    changed = _fix_all(events)
     if not changed:
         return EventBatch(events, joined, None)
     pieces = [bytes(one) for one in _RAW_LIST.decode(b"[" + joined + b"]")]
@@ -138,7 +127,7 @@ def decode_event_lines(body: bytes) -> EventBatch:
     Raises:
         Refused: as `decode_events`; offsets and indexes count over the whole body.
     """
-    _check_text(body)
+    check_utf8(body)
     pieces = [line.strip() for line in body.split(b"\n")]
     pieces = [line for line in pieces if line]
     _check_count(len(pieces))
@@ -150,13 +139,16 @@ def decode_event_lines(body: bytes) -> EventBatch:
         except msgspec.ValidationError:
             wrong.append({"index": index, "problem": _problem_of(piece)})
             continue
-        except (msgspec.DecodeError, RecursionError) as problem:
+        except RecursionError:
+            raise depth_refusal() from None
+        except msgspec.DecodeError as problem:
             raise json_refusal(piece, problem, f"line {index + 1}: ", _offset_of_line(body, index)) from None
-        if event.type.startswith("file.") and _fix(event, index):
-            pieces[index] = _rewrite(piece)
         events.append(event)
     if wrong:
         raise _named_refusal(wrong)
+    check_depth(body, 2 * len(events))
+    for index in _fix_all(events):
+        pieces[index] = _rewrite(pieces[index])
     return EventBatch(events, b",".join(pieces), pieces)
 
 
@@ -176,6 +168,17 @@ def _decode_plain(body: bytes) -> tuple[list[FileEvent], bytes] | None:
     return events, body[len(_PLAIN_START) : -len(_PLAIN_END)]
 
 
+def _decode_carefully(body: bytes) -> tuple[list[FileEvent], bytes]:
+    try:
+        return _BODY.decode(body).events, bytes(_RAW_BODY.decode(body).events)[1:-1].strip()
+    except msgspec.ValidationError:
+        raise _shape_refusal(body) from None
+    except RecursionError:
+        raise depth_refusal() from None
+    except msgspec.DecodeError as problem:
+        raise json_refusal(body, problem) from None
+
+
 def _are_canonical(events: list[FileEvent]) -> bool:
     """Say that no path needs a change, for all events at once: one look at all paths costs less than one at each."""
     try:
@@ -188,44 +191,6 @@ def _are_canonical(events: list[FileEvent]) -> bool:
     return not ("\\" in text or "//" in text or "/." in text or "/\n" in text or "\n." in text)
 
 
-def _check_text(body: bytes) -> None:
-    check_utf8(body)
-    _check_depth(body)
-
-
-def _check_depth(body: bytes) -> None:
-    """Refuse nesting beyond `MAX_DEPTH`: brackets only, innermost pairs cut away until none is left."""
-    skeleton = body.translate(None, _NOT_BRACKETS)
-    for _ in range(MAX_DEPTH):
-        shorter = skeleton.replace(b"{}", b"").replace(b"[]", b"")
-        if not shorter:
-            return
-        if len(shorter) == len(skeleton):
-            break
-        skeleton = shorter
-    depth = deepest = 0
-    in_text = escaped = False
-    for code in body:  # brackets inside strings confused the quick look: count exactly
-        if in_text:
-            if escaped:
-                escaped = False
-            elif code == 0x5C:
-                escaped = True
-            elif code == 0x22:
-                in_text = False
-        elif code == 0x22:
-            in_text = True
-        elif code in b"{[":
-            depth += 1
-            deepest = max(deepest, depth)
-        elif code in b"}]":
-            depth -= 1
-    if deepest > MAX_DEPTH:
-        raise Refused(
-            "request.wrong-shape", f"the body nests {deepest} levels deep; the limit is {MAX_DEPTH}", limit=MAX_DEPTH
-        )
-
-
 def _check_count(count: int) -> None:
     if count > MAX_EVENTS:
         raise Refused(
@@ -233,22 +198,26 @@ def _check_count(count: int) -> None:
         )
 
 
-def _fix(event: FileEvent, index: int) -> bool:
-    """Make the event's paths canonical; True when its bytes must be written anew."""
-    data = event.data
-    path = data.path
-    if path.__class__ is not str:
-        if path is not None:
-            raise _named_refusal([{"index": index, "problem": "data.path is not a string"}])
-        path = ""
-    changed = False
-    if not is_canonical(path):
-        data.path = canonical_path(path)
-        changed = True
-    if data.dir.__class__ is str and not is_canonical(data.dir):
-        changed = True
-    if data.root_path.__class__ is str and not is_canonical(data.root_path):
-        changed = True
+def _fix_all(events: list[FileEvent]) -> list[int]:
+    """Make the paths of file events canonical; gives the indexes of those whose bytes must be written anew.
+
+    Raises:
+        Refused: a path is not text; names the first ten.
+    """
+    changed: list[int] = []
+    wrong: list[dict[str, object]] = []
+    for index, event in enumerate(events):
+        if not event.type.startswith("file."):
+            continue
+        path = event.data.path
+        if isinstance(path, str):
+            event.data.path = canonical_path(path)
+        elif path is not None:
+            wrong.append({"index": index, "problem": "data.path is not a string"})
+        if any(isinstance(one, str) and not is_canonical(one) for one in (path, event.data.dir, event.data.root_path)):
+            changed.append(index)
+    if wrong:
+        raise _named_refusal(wrong)
     return changed
 
 
@@ -286,7 +255,9 @@ def _shape_refusal(body: bytes) -> Refused:
         if "missing required field" in text:
             return Refused("request.wrong-shape", "the member `events` is missing; expected an array of events")
         return Refused("request.wrong-shape", 'the body is not an object; expected {"events":[…]}')
-    except (msgspec.DecodeError, RecursionError) as problem:
+    except RecursionError:
+        return depth_refusal()
+    except msgspec.DecodeError as problem:
         return json_refusal(body, problem)  # the wrong shape came first, but it is no JSON either
     _check_count(len(pieces))
     wrong: list[dict[str, object]] = []

@@ -40,8 +40,11 @@ _BY_INODE: Final = struct.Struct("<QQQq").pack
 _BY_PATH: Final = struct.Struct("<Qq").pack
 _TIME: Final = struct.Struct("<Q")
 _HEAD: Final = struct.Struct("<QB")
+ALGORITHM_AT: Final = 8
+VALUE_AT: Final = 9
+"""Where an entry keeps its algorithm's number, and where its hash begins."""
 _MOST_ALGORITHMS: Final = 256
-_ALGORITHMS: list[str] = []
+_ALGORITHMS: Final[list[str]] = []
 """The algorithms' names that entries refer to by number; more than 256 are not remembered at all."""
 _NUMBERS: Final[dict[str, int]] = {}
 
@@ -263,6 +266,38 @@ class HashTable:
             self._young[key] = entry
             self._age()
         return entry if self.is_valid(probe, entry, now_us) else None
+
+    def find_all(self, probes: Sequence[FileFacts], now_us: int) -> tuple[list[bytes | None], list[tuple[int, int]]]:
+        """Look up many files.
+
+        Returns:
+            An entry or None for each, in order, and (index, identity) of those that another tier may know.
+        """
+        answers: list[bytes | None] = []
+        missing: list[tuple[int, int]] = []
+        by_inode, digest, young, seeded = _BY_INODE, xxhash.xxh3_128_intdigest, self._young.get, _TIME.unpack_from
+        oldest_us = max(self._floor_us, now_us - self._ttl_us - 1)
+        is_simple = not self._young_tombs and not self._old_tombs
+        for index, probe in enumerate(probes):
+            key: int | None
+            dev, inode = probe.dev, probe.inode
+            if dev and inode:
+                try:  # the common case without a call: `bench/scenarios/hashes.py` pays for it
+                    key = digest(by_inode(dev, inode, probe.size, int(probe.mtime)))
+                except (TypeError, ValueError, OverflowError, struct.error):
+                    key = None
+            else:
+                key = identity_of(probe)
+            if key is None:
+                answers.append(None)
+                continue
+            entry = young(key)
+            if entry is None or not is_simple or seeded(entry)[0] <= oldest_us:
+                entry = self.find(probe, key, now_us)
+                if entry is None:
+                    missing.append((index, key))
+            answers.append(entry)
+        return answers, missing
 
     def is_valid(self, probe: FileFacts, entry: bytes, now_us: int) -> bool:
         """Say that an entry of any tier is a hit for this probe."""

@@ -75,6 +75,7 @@ class Submission:
         expires: when the caller stops waiting, seconds of the clock behind `now`.
         notify: to be called by the actor once there is an answer.
         answer: set once, by `GroupCommit`.
+        number: its place in the order in which requests came.
         in_doubt: an earlier try may have stored it.
         batch_tail: stored before as a batch, which takes consecutive positions: repeat only the first
             message, whose answer names its position; the last one's is so many further. None otherwise.
@@ -88,6 +89,7 @@ class Submission:
     expires: float
     notify: Callable[[], None]
     answer: Publication | Fault | None = None
+    number: int = 0
     in_doubt: bool = False
     batch_tail: int | None = None
 
@@ -152,6 +154,7 @@ class GroupCommit:
     atomic: bool = True
     frame_bytes: int = FRAME_BYTES
     _queue: deque[Submission] = field(default_factory=deque)
+    _offered: int = 0
     _alone: int = 0
     _events: int = 0
     _bytes: int = 0
@@ -210,6 +213,8 @@ class GroupCommit:
                     "request.too-large",
                     f"event {index} has {len(piece)} bytes; the log takes {max_payload_bytes - OVERHEAD_BYTES}",
                 )
+        self._offered += 1
+        submission.number = self._offered
         self._push(submission)
 
     def next_frame(self, now: float) -> tuple[Frame | None, list[Submission]]:
@@ -269,9 +274,11 @@ class GroupCommit:
                 return self._back_to_queue(frame, now, _log_down(outcome.reason))
             if outcome.code == DUPLICATE_IN_BATCH:
                 frame.submissions[0].batch_tail = len(frame.messages) - 1
-                self._push(frame.submissions[0], at_head=True)
-                return []
+                frame.submissions[0].in_doubt = True
+                return self._back_to_queue(frame, now, _doubt(outcome.reason))
             answer = Unavailable("log.refused", f"the log did not store the events: {outcome.reason}")
+            if frame.submissions[0].in_doubt:
+                answer = _doubt(outcome.reason)
         else:
             answer = _doubt(outcome.reason)
             if frame.message_id:
@@ -332,8 +339,9 @@ class GroupCommit:
             if one.expires > now:
                 self._push(one, at_head=True)
             else:
-                one.answer = otherwise
+                one.answer = _doubt("the log did not answer in time") if one.in_doubt else otherwise
                 answered.append(one)
+        self._queue = deque(sorted(self._queue, key=lambda one: one.number))  # several frames may come back
         return answered
 
     def _frame_alone(self, only: Submission) -> Frame:

@@ -3,7 +3,8 @@
 Question: how much does the gateway grow while 200,000 events and more wait for an agent that stalls, and how much by a
 million hashes that ingest taught it?
 Arrivals: closed loop, a stated number of events in requests of the stated size; memory is read when it has stopped
-growing. The stalled agent either reads nothing, or reads and never acknowledges.
+growing. The stalled agent either reads nothing, or reads and never acknowledges; then ten more like it, each with a
+durable of its own and the same events waiting.
 Compared with: (a) the same events taken in once more on the same gateway without an agent, just before (every pass
 names the same files, so that the cache does not grow with them); (b) a plain dict of tuples and strings with the
 same entries, in a process of its own, in the same run.
@@ -40,6 +41,8 @@ _STEADY_READS: Final = 6
 _READ_EVERY_S: Final = 0.25
 _STEADY_MIB: Final = 0.25
 _SMALL_WINDOW_BYTES: Final = 64 * 1024
+_FURTHER: Final = 10
+"""Agents that stall beside the first, so that memory which the gateway had to spare hides nothing."""
 
 
 def run(options: Options, say: Say) -> Report:
@@ -78,16 +81,16 @@ def _measure_stalled(
     between = _settled_mib(ours.pid, options)
     alone.add(grown_mib=between - before, resident_mib=between, peak_mib=memory(ours.pid).peak_mib, waiting_events=0)
 
-    if manner == "reads nothing":
-        agent = AgentSocket(ours.address, "stalled", receive_buffer_bytes=_SMALL_WINDOW_BYTES)
-    else:
-        agent = AgentSocket(ours.address, "stalled")
-        agent.wait_message()
+    agents = [_stall(ours.address, 0, manner)]
     _take_in(ours.address, template, requests, options.connections)
     after = _settled_mib(ours.pid, options)
     peak = memory(ours.pid).peak_mib
-    agent.close()
+    agents += [_stall(ours.address, number, manner) for number in range(1, 1 + _FURTHER)]
+    further = (_settled_mib(ours.pid, options) - after) / _FURTHER
+    for agent in agents:
+        agent.close()
     stalled.add(grown_mib=after - between, resident_mib=after, peak_mib=peak, waiting_events=3.0 * requests * size)
+    stalled.add(grown_mib_a_further_agent=further)
     report.rows += [stalled, alone]
     report.targets.append(Target(f"{case}, MiB grown", ours.durability, 20.0, after - between))
 
@@ -121,6 +124,16 @@ def _measure_cache(report: Report, case: str, event: EventSize, ours: Gateway, o
     report.compare("bytes_per_entry", row, plain)
     name = f"{requests * _PER_REQUEST:,} hashes taught by {event} events, MiB grown"
     report.targets.append(Target(name, ours.durability, 250.0, after - before))
+
+
+def _stall(address: Address, number: int, manner: str) -> AgentSocket:
+    """Connect an agent with a durable of its own that stops where its manner says."""
+    durable = f"stalled-{number}"
+    if manner == "reads nothing":
+        return AgentSocket(address, durable, receive_buffer_bytes=_SMALL_WINDOW_BYTES)
+    agent = AgentSocket(address, durable)
+    agent.wait_message()
+    return agent
 
 
 def _take_in(address: Address, template: Template, requests: int, connections: int) -> None:

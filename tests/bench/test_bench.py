@@ -42,6 +42,7 @@ REQUESTS = {"requests_per_s", "gateway_cpu_us_per_request", "latency_p50_ms", "l
 PROBES = REQUESTS | {"probes_per_s", "gateway_cpu_us_per_probe"}
 EXPRESS = {"requests_per_s", "latency_p50_ms", "latency_p99_ms", "cpu_us_per_request"}
 STALLED = {"grown_mib", "resident_mib", "peak_mib", "waiting_events"}
+FURTHER = {"grown_mib_a_further_agent"}
 CACHE = {"grown_mib", "bytes_per_entry", "resident_mib", "peak_mib", "known_share"}
 
 FIGURES = [
@@ -59,8 +60,8 @@ FIGURES = [
     ("express", "a minimal answer", "headgate", EXPRESS),
     ("express", "a minimal answer", "headgate, Quart lane", EXPRESS),
     ("express", "a minimal answer", "bare Hypercorn", EXPRESS),
-    ("memory", "stalled agent that reads nothing, 100 small events a request", "headgate", STALLED),
-    ("memory", "stalled agent that never acknowledges, 100 small events a request", "headgate", STALLED),
+    ("memory", "stalled agent that reads nothing, 100 small events a request", "headgate", STALLED | FURTHER),
+    ("memory", "stalled agent that never acknowledges, 100 small events a request", "headgate", STALLED | FURTHER),
     ("memory", "hash cache, taught by small events", "headgate", CACHE),
     ("memory", "hash cache, taught by small events", "plain dict", {"grown_mib", "bytes_per_entry"}),
 ]

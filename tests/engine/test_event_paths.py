@@ -112,7 +112,9 @@ def test_neighbours_of_a_rewritten_event_are_not_touched(events: list[RawEvent])
     assert [with_odd[0], *with_odd[2:]] == alone
 
 
-@given(st.text("ab./\\:C", max_size=16), st.text("ab./\\:C", max_size=16), st.sampled_from(["path", "dir", "root_path"]))
+@given(
+    st.text("ab./\\:C", max_size=16), st.text("ab./\\:C", max_size=16), st.sampled_from(["path", "dir", "root_path"])
+)
 def test_all_paths_at_once_and_one_by_one_agree(one: str, other: str, member: str) -> None:
     """The look at all paths of a request at once overlooks none that needs a change."""
     events = [{"type": "file.x", "data": {"path": one}}, {"type": "file.x", "data": {member: other}}]

@@ -100,7 +100,10 @@ def mutated(body: bytes, edits: list[tuple[int, bytes]]) -> bytes:
 
 
 edits = st.lists(
-    st.tuples(st.integers(0, 400), st.sampled_from([*b'{}[]",:\\\x00\x01\xff\xe9 \n0-.eEtu', *b"NaN"]).map(lambda c: bytes([c]))),
+    st.tuples(
+        st.integers(0, 400),
+        st.sampled_from([*b'{}[]",:\\\x00\x01\xff\xe9 \n0-.eEtu', *b"NaN"]).map(lambda c: bytes([c])),
+    ),
     min_size=1,
     max_size=3,
 )

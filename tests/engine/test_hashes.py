@@ -208,7 +208,9 @@ def test_what_another_process_wrote_is_an_entry_or_nothing(data: bytes) -> None:
     assert found is None or export_entry(found) == data
 
 
-@pytest.mark.parametrize("data", [b"", b"x", b"x" * 8, b"12345678\x00", b"12345678\x00hash", b"12345678\x02\xff\xfehash"])
+@pytest.mark.parametrize(
+    "data", [b"", b"x", b"x" * 8, b"12345678\x00", b"12345678\x00hash", b"12345678\x02\xff\xfehash"]
+)
 def test_what_is_no_entry_is_not_imported(data: bytes) -> None:
     """Cut short, without an algorithm, or not text."""
     assert import_entry(data) is None

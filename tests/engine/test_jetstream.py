@@ -119,7 +119,11 @@ async def test_a_stored_messages_header_is_read_by_its_sequence() -> None:
     async with open_log() as (server, log), trio.open_nursery() as nursery:
 
         async def serve() -> None:
-            for header in (b"NATS/1.0\r\nNats-Sequence: 9\r\nHeadgate-Digest: d\r\n\r\n", b"NATS/1.0 404 Not Found\r\n\r\n", b""):
+            for header in (
+                b"NATS/1.0\r\nNats-Sequence: 9\r\nHeadgate-Digest: d\r\n\r\n",
+                b"NATS/1.0 404 Not Found\r\n\r\n",
+                b"",
+            ):
                 request = await server.next("PUB")
                 assert request.words[0] == "$JS.API.DIRECT.GET.S"
                 assert orjson.loads(request.payload) == {"seq": 9}

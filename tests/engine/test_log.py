@@ -102,7 +102,10 @@ DELIVERIES: dict[str, tuple[Message, Delivery | PullStatus | None]] = {
     "eleven tokens": (delivery_of(NEW_ACK), Delivery(NEW_ACK, b"{}", False, 41, 3)),
     "twelve tokens": (delivery_of(NEWER_ACK), Delivery(NEWER_ACK, b"{}", False, 41, 3)),
     "a frame": (delivery_of(OLD_ACK, FRAME), Delivery(OLD_ACK, b"{}", True, 41, 3)),
-    "headers of somebody else": (delivery_of(OLD_ACK, b"NATS/1.0\r\nA: 1\r\n\r\n"), Delivery(OLD_ACK, b"{}", False, 41, 3)),
+    "headers of somebody else": (
+        delivery_of(OLD_ACK, b"NATS/1.0\r\nA: 1\r\n\r\n"),
+        Delivery(OLD_ACK, b"{}", False, 41, 3),
+    ),
     "a heartbeat": (delivery_of("", b"NATS/1.0 100 Idle Heartbeat\r\n\r\n", b""), None),
     "nothing there": (delivery_of("", b"NATS/1.0 404 No Messages\r\n\r\n", b""), PullStatus(404, "No Messages")),
     "expired": (delivery_of("", b"NATS/1.0 408 Request Timeout\r\n\r\n", b""), PullStatus(408, "Request Timeout")),

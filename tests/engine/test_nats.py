@@ -72,7 +72,9 @@ async def test_a_handshake_may_come_in_any_cut() -> None:
         for code in b'INFO {"max_payload":10}\r\n':
             await server.send(bytes([code]))
         await server.hear_connect()
-        await server.send(b"+OK\r\nPONG\r\nMSG x %d 5\r\nearly\r\nMSG x %d 4\r\nla" % (subscription.sid, subscription.sid))
+        await server.send(
+            b"+OK\r\nPONG\r\nMSG x %d 5\r\nearly\r\nMSG x %d 4\r\nla" % (subscription.sid, subscription.sid)
+        )
         await wait_up(connection)
         await server.send(b"te\r\nPING\r\n")
         peer.nursery.start_soon(server.run)
@@ -241,7 +243,7 @@ async def test_a_ping_is_answered_and_news_of_the_server_are_taken() -> None:
     async with open_nats_peer() as peer, open_connection(peer) as connection:
         server = await peer.welcome(max_payload=100)
         await wait_up(connection)
-        await server.send(b'INFO {"max_payload":200}\r\n-ERR \'Permissions Violation\'\r\nPING\r\n')
+        await server.send(b"INFO {\"max_payload\":200}\r\n-ERR 'Permissions Violation'\r\nPING\r\n")
         await server.next("PONG")
         assert connection.info.max_payload_bytes == 200
         assert connection.last_error == "Permissions Violation"

@@ -156,7 +156,11 @@ BROKEN = {
 @pytest.mark.parametrize("data", BROKEN.values(), ids=BROKEN.keys())
 def test_what_is_not_the_protocol_is_refused(data: bytes) -> None:
     """A broken stream raises, fed whole or byte by byte, also after something good."""
-    for pieces in ([data], [b"PING\r\n" + data], [data[at : at + 1] for at in range(min(len(data), 300))] + [data[300:]]):
+    for pieces in (
+        [data],
+        [b"PING\r\n" + data],
+        [data[at : at + 1] for at in range(min(len(data), 300))] + [data[300:]],
+    ):
         with pytest.raises(WireError):
             parse(*pieces)
 

@@ -64,6 +64,19 @@ async def test_a_killed_child_is_restarted_with_backoff(tmp_path: Path) -> None:
         assert sum_restarts(actors, "nats") >= 3
 
 
+async def test_a_fall_is_logged_without_local_variables(tmp_path: Path) -> None:
+    """4.7: the log line of a fallen actor says what and where; variables of its frames could be secrets or payloads."""
+    async with open_gateway(tmp_path / "data") as gateway:
+        child = log_child(gateway)
+        kill_process(child)
+        await wait_new_child(gateway, child, timeout_s=15)
+        falls = [line for line in gateway.log_lines() if line.get("level") == "error"]
+        assert falls, "the fall is not in the log"
+        assert "nats-server" in str(falls)
+        assert "'locals'" not in str(falls)
+        assert (gateway.data_dir / "nats" / "secret").read_text().strip() not in gateway.log_text()
+
+
 def sum_restarts(actor: dict[str, object], name: str) -> int:
     """The restarts that the actor tree shows for actors whose name ends so."""
     own = int(str(actor["restarts"])) if str(actor["name"]).endswith(name) else 0

@@ -66,12 +66,15 @@ def faults_logged(gateway: Gateway) -> list[dict[str, object]]:
 
 async def hold_to_the_acceptance(gateway: Gateway, baseline: Baseline, complaints: Iterable[str]) -> None:
     """The process lives, both lanes answer, nothing is left over, and no packet was answered wrongly."""
+    assert gateway.is_running, gateway.tail()
+    await prove_alive(gateway.url)
     listed = list(complaints)
     listed += [f"logged as a fault of our own: {str(line)[:500]}" for line in faults_logged(gateway)]
+    try:
+        await wait_back_at(gateway, baseline)
+    except AssertionError as left_over:
+        listed.append(str(left_over))
     assert not listed, f"{len(listed)} complaints\n" + "\n".join(listed)
-    assert gateway.is_running
-    await prove_alive(gateway.url)
-    await wait_back_at(gateway, baseline)
 
 
 async def send_in_rounds(gateway: Gateway, sendings: Iterable[tuple[Packet, int | None]], at_once: int) -> list[str]:

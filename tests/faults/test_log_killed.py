@@ -177,7 +177,7 @@ async def test_a_hanging_external_log_is_503_until_it_answers(tmp_path: Path) ->
         open_gateway(tmp_path / "data", env={"NATS_URL": server.url}) as gateway,
     ):
         assert (await post_json(gateway.url, "/ingest", some_events(3))).status == 200
-        server.freeze()
+        await server.freeze()
         first = await refused_in_time(gateway)
         assert "unknown" in first.json()["type"] or "may or may not" in first.json()["detail"], first.body
         await assert_lives_without_log(gateway)

@@ -1,6 +1,5 @@
 """Too much waits for the log: refused at once, before the body is read, and over as soon as the log answers (P5)."""
 
-import signal
 import time
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -10,7 +9,7 @@ import orjson
 from tests.support.gateway import Gateway, open_gateway
 from tests.support.http import Answer, ask, open_connection, post_json
 from tests.support.ingest import MAX_EVENTS, some_events
-from tests.support.processes import ProcessName, kill_process, read_rss_bytes
+from tests.support.processes import ProcessName, freeze_process, read_rss_bytes, thaw_process
 from tests.support.waiting import wait_until
 
 # Twenty would fill the queue's 200,000 events; some frames are in flight and do not count.
@@ -37,7 +36,7 @@ async def test_too_much_waiting_is_refused_before_the_body_is_read(tmp_path: Pat
         assert log is not None
         body = orjson.dumps(some_events(MAX_EVENTS))
         connections = [await stack.enter_async_context(open_connection(gateway.url)) for _ in range(REQUESTS_COUNT)]
-        kill_process(log, signal.SIGSTOP)
+        await freeze_process(log)
         try:
             for connection in connections:
                 await connection.send(connection.encode("POST", "/ingest", {}, body))
@@ -50,7 +49,7 @@ async def test_too_much_waiting_is_refused_before_the_body_is_read(tmp_path: Pat
             growth = read_rss_bytes(gateway.pid) - before
             answers = [await connection.read_answer() for connection in connections]
         finally:
-            kill_process(log, signal.SIGCONT)
+            thaw_process(log)
         print(f"shed after {shed_s:.3f} s, /healthz in {health_s:.3f} s, {growth >> 20} MiB more")
         shed.problem(503)
         assert int(shed.header("retry-after") or "0") >= 1

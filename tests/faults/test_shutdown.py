@@ -17,7 +17,7 @@ from tests.support.gateway import Gateway, open_gateway
 from tests.support.http import Connection, ConnectionLost, ask, open_connection, post_json
 from tests.support.ingest import STREAM, some_events
 from tests.support.nats_client import open_embedded_log
-from tests.support.processes import ProcessName, is_alive, kill_process
+from tests.support.processes import ProcessName, freeze_process, is_alive, thaw_process
 from tests.support.waiting import wait_until
 
 DRAIN_S = 2
@@ -151,7 +151,7 @@ async def test_requests_in_flight_are_answered_before_the_end(tmp_path: Path) ->
         connections = [await stack.enter_async_context(open_connection(gateway.url)) for _ in range(8)]
         log = ProcessName.of(int(gateway.nats_child()["pid"]))
         assert log is not None
-        kill_process(log, signal.SIGSTOP)
+        await freeze_process(log)
         for connection in connections:
             body = orjson.dumps(some_events(5))
             await connection.send(connection.encode("POST", "/ingest", {"Content-Type": "application/json"}, body))
@@ -159,7 +159,7 @@ async def test_requests_in_flight_are_answered_before_the_end(tmp_path: Path) ->
             assert (await ask(gateway.url, "GET", "/healthz")).status == 200
         gateway.signal(signal.SIGTERM)
         await wait_until(lambda: "draining" in gateway.log_text(), "the drain has begun")
-        kill_process(log, signal.SIGCONT)
+        thaw_process(log)
         answers = [await connection.read_answer() for connection in connections]
         assert [answer.status for answer in answers] == [200] * 8
         assert await gateway.wait_exit() == 0

@@ -18,7 +18,7 @@ import orjson
 import trio
 
 from tests.support.http import ask
-from tests.support.processes import spawn
+from tests.support.processes import ProcessName, freeze_process, spawn, thaw_process
 from tests.support.waiting import wait_until
 
 __all__ = ["NatsServer", "nats_server_path", "open_nats_server"]
@@ -83,15 +83,18 @@ class NatsServer:
         self._process.kill()
         self._process.wait()
 
-    def freeze(self) -> None:
-        """SIGSTOP: it holds its connections and says nothing, as a host that hangs."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP)
+    async def freeze(self) -> None:
+        """It holds its connections from now on and says nothing, as a host that hangs."""
+        await freeze_process(self._name())
 
     def thaw(self) -> None:
-        """SIGCONT after `freeze`."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGCONT)
+        """It goes on where `freeze` stopped it."""
+        thaw_process(self._name())
+
+    def _name(self) -> ProcessName:
+        name = ProcessName.of(self.pid)
+        assert name is not None
+        return name
 
     async def varz(self) -> dict[str, Any]:
         """What its monitoring says about the server."""

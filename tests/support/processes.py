@@ -13,15 +13,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.support.waiting import wait_until
+
 __all__ = [
     "ProcessName",
     "count_fds",
     "descendants",
+    "freeze_process",
     "is_alive",
     "kill_process",
     "read_rss_bytes",
     "spawn",
     "start_time",
+    "thaw_process",
 ]
 
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
@@ -87,6 +91,23 @@ def kill_process(process: ProcessName, signal_number: int = signal.SIGKILL) -> N
     if is_alive(process):
         with contextlib.suppress(ProcessLookupError):
             os.kill(process.pid, signal_number)
+
+
+async def freeze_process(process: ProcessName) -> None:
+    """SIGSTOP it, and wait until none of its threads runs any more: the signal alone is not enough to be sure."""
+    kill_process(process, signal.SIGSTOP)
+    threads = Path(f"/proc/{process.pid}/task")
+
+    def is_frozen() -> bool:
+        states = [(thread / "stat").read_text().rpartition(")")[2].split()[0] for thread in threads.iterdir()]
+        return set(states) == {"T"}
+
+    await wait_until(is_frozen, f"process {process.pid} is frozen")
+
+
+def thaw_process(process: ProcessName) -> None:
+    """SIGCONT after `freeze_process`."""
+    kill_process(process, signal.SIGCONT)
 
 
 def count_fds(pid: int) -> int:
