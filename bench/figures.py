@@ -24,6 +24,15 @@ def percentile(ordered: Sequence[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, max(0, math.ceil(share * len(ordered)) - 1))]
 
 
+def short(value: float) -> str:
+    """Write a number with three figures that matter."""
+    if math.isnan(value):
+        return "-"
+    if value >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
 @dataclass(slots=True)
 class Row:
     """One line of a report: one case, measured on one side.

@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from bench.figures import Report, Row
+from bench.figures import Report, Row, short
 
 FORMATS: Final = (".png", ".svg")
 _COLUMNS: Final = 2
+_LOGARITHMIC_FROM: Final = 30
+"""Beyond this ratio of the largest to the smallest, a linear axis shows the small ones as nothing."""
 _OURS, _OTHERS = "#1f6feb", "#9aa4af"
 _PANEL_INCHES: Final = (8.0, 0.24)
 """Width of a panel, and its height for each bar."""
@@ -58,7 +60,11 @@ def draw(path: Path, reports: Sequence[Report]) -> None:
         below = [median - min(row.rounds[name]) for median, row in zip(medians, rows, strict=True)]
         above = [max(row.rounds[name]) - median for median, row in zip(medians, rows, strict=True)]
         colours = [_OURS if row.side.startswith("headgate") else _OTHERS for row in rows]
-        axis.barh(range(len(rows)), medians, xerr=[below, above], color=colours, capsize=2)
+        bars = axis.barh(range(len(rows)), medians, xerr=[below, above], color=colours, capsize=2)
+        axis.bar_label(bars, [short(median) for median in medians], fontsize=6, padding=2)
+        if min(medians) > 0 and max(medians) > _LOGARITHMIC_FROM * min(medians):
+            axis.set_xscale("log")
+        axis.margins(x=0.2)
         axis.set_yticks(range(len(rows)), [_label(row) for row in rows])
         axis.invert_yaxis()
         axis.set_title(f"{scenario}: {name.replace('_', ' ')}", fontsize=10, loc="left")

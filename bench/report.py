@@ -15,7 +15,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bench.figures import Report, Row
+from bench.figures import Report, Row, short
 
 
 def show(console: Console, report: Report) -> None:
@@ -32,9 +32,7 @@ def show(console: Console, report: Report) -> None:
         for target in report.targets:
             verdict = "[green]kept[/]" if target.is_reached else "[red]missed[/]"
             sign = "≥" if target.at_least else "≤"
-            table.add_row(
-                target.name, target.durability, f"{sign} {_short(target.limit)}", _short(target.value), verdict
-            )
+            table.add_row(target.name, target.durability, f"{sign} {short(target.limit)}", short(target.value), verdict)
         console.print(table)
     for note in report.notes:
         console.print(f"[dim]{note}[/]", highlight=False)
@@ -97,7 +95,7 @@ def _figures(rows: Sequence[Row]) -> Table:
         cells = [_cell(first, name)]
         for other in others:
             below = other.median(name)
-            cells += [_cell(other, name), _short(first.median(name) / below if below else math.nan)]
+            cells += [_cell(other, name), short(first.median(name) / below if below else math.nan)]
         table.add_row(name.replace("_", " "), first.durability, *cells)
     return table
 
@@ -106,14 +104,5 @@ def _cell(row: Row, name: str) -> str:
     values = row.rounds.get(name)
     if values is None:
         return ""
-    spread = f" [dim]{_short(min(values))} to {_short(max(values))}[/]" if len(values) > 1 else ""
-    return f"[bold]{_short(row.median(name))}[/]{spread}"
-
-
-def _short(value: float) -> str:
-    """Write a number with three figures that matter."""
-    if math.isnan(value):
-        return "-"
-    if value >= 1000:
-        return f"{value:,.0f}"
-    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+    spread = f" [dim]{short(min(values))} to {short(max(values))}[/]" if len(values) > 1 else ""
+    return f"[bold]{short(row.median(name))}[/]{spread}"

@@ -2,12 +2,12 @@
 
 Rules of the file:
 - No exception crosses the connection's boundary: `Connection.run` is the guard.
-- The lane owns the connection until a request that is not its own; then the whole connection is handed over, with
-  every byte from that request's first on, and never comes back.
+- The lane owns the connection. From the first request that is not its own on, its requests go through a gate to the
+  Quart lane (`edge/gate.py`), one at a time and checked here as before; the connection never comes back.
 - Deadlines are plain numbers that the listener's reaper looks at twice a second: a cancel scope for every wait would
   cost as much as the request itself (`bench/scenarios/express.py`).
 
-What must change with it: `edge/quart_lane.py` serves the same route table with the same checks.
+What must change with it: `edge/gate.py` reads its requests with the methods here.
 """
 
 import re
@@ -22,7 +22,7 @@ import trio
 
 from edge.chunked import ChunkedDecoder
 from edge.http import Request
-from edge.normaliser import MAX_HEAD_BYTES, Head, check_head
+from edge.normaliser import MAX_HEAD_BYTES, Head, check_head, head_too_large
 from edge.problems import problem_response
 from edge.responses import encode_response, request_id_of
 from edge.routes import Lane, RouteTable, respond
@@ -50,7 +50,7 @@ class Phase(Enum):
     HEAD = "reading a head"
     BODY = "reading a body"
     BUSY = "answering"
-    HANDED = "handed over"
+    UPGRADED = "a WebSocket"
 
 
 class Connection:
@@ -60,7 +60,7 @@ class Connection:
         stream: the accepted stream; whoever accepted it closes it.
         peer: the client's address.
         table: the routes.
-        hand_over: takes over the connection with its unread bytes, for the Quart lane.
+        hand_over: serves this request and all that follow on the Quart lane.
         upgrade: takes over the connection for a WebSocket, with the head's bytes, the head, and what came after it.
         is_draining: the gateway is shutting down.
     """
@@ -70,7 +70,7 @@ class Connection:
         stream: trio.SocketStream,
         peer: str,
         table: RouteTable,
-        hand_over: Callable[[trio.SocketStream, bytes], Awaitable[None]],
+        hand_over: Callable[["Connection", Head], Awaitable[None]],
         upgrade: Callable[[trio.SocketStream, bytes, Head, bytes, str], Awaitable[None]],
         is_draining: Callable[[], bool],
     ) -> None:
@@ -85,6 +85,7 @@ class Connection:
         self._upgrade = upgrade
         self._is_draining = is_draining
         self._buffer = bytearray()
+        self._head_bytes = b""
         self._unread = False
 
     async def run(self) -> None:
@@ -93,7 +94,7 @@ class Connection:
             with self.scope:
                 await self._serve()
             if self.is_late and self.phase in {Phase.HEAD, Phase.BODY}:
-                await self._refuse(Refused("request.too-slow", "the request took too long to arrive"), "")
+                await self.refuse(Refused("request.too-slow", "the request took too long to arrive"))
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # the client went away: nothing to say, nobody to say it to
         except Exception as fault:  # the guard of `DESIGN.md` section 9: one connection's failure is its own
@@ -101,26 +102,36 @@ class Connection:
 
     async def _serve(self) -> None:
         while True:
-            head_bytes = await self._read_head()
-            if head_bytes is None:
+            head = await self.next_head()
+            if head is None:
                 return
-            request_id = ""
-            try:
-                head = read_head(head_bytes)
+            if head.websocket and head.path in self._table.sockets:
+                self.phase, self.deadline = Phase.UPGRADED, inf
                 request_id = request_id_of(head.headers)
-                if head.websocket and head.path in self._table.sockets:
-                    self.phase, self.deadline = Phase.HANDED, inf
-                    await self._upgrade(self.stream, head_bytes, head, bytes(self._buffer), request_id)
-                    return
-                if self._table.lane(head.path) is Lane.QUART:
-                    self.phase, self.deadline = Phase.HANDED, inf
-                    await self._hand_over(self.stream, head_bytes + bytes(self._buffer))
-                    return
-            except Refused as refusal:
-                await self._refuse(refusal, request_id or request_id_of({}))
+                await self._upgrade(self.stream, self._head_bytes, head, bytes(self._buffer), request_id)
                 return
-            if not await self._answer(head, request_id):
+            if self._table.lane(head.path) is Lane.QUART:
+                await self._hand_over(self, head)
                 return
+            if not await self._answer(head, request_id_of(head.headers)):
+                return
+
+    async def next_head(self) -> Head | None:
+        """Wait for the next request's head; None when the connection ends, which has then been said to the client."""
+        if self.phase is Phase.BUSY and self._is_draining():
+            return None
+        head_bytes = await self._read_head()
+        if head_bytes is None:
+            return None
+        try:
+            head = read_head(head_bytes)
+        except Refused as refusal:
+            await self.refuse(refusal)
+            return None
+        self._head_bytes = head_bytes
+        self.phase, self.deadline = Phase.BUSY, inf
+        self._unread = head.length is None or head.length > 0
+        return head
 
     async def _read_head(self) -> bytes | None:
         buffer = self._buffer
@@ -131,18 +142,17 @@ class Connection:
                 del buffer[:2]
             end = buffer.find(b"\r\n\r\n")
             if end > MAX_HEAD_BYTES or (end < 0 and len(buffer) > MAX_HEAD_BYTES):
-                too_large = f"the header block is larger than {MAX_HEAD_BYTES} bytes"
-                await self._refuse(Refused("request.headers-too-large", too_large), "")
+                await self.refuse(head_too_large(bytes(buffer)))
                 return None
             if end >= 0:
                 head_bytes = bytes(buffer[: end + 4])
                 del buffer[: end + 4]
                 return head_bytes
             if buffer and not _REQUEST_START.match(buffer[:21]) and buffer != b"\r":
-                await self._refuse(Refused("request.malformed", "this is not an HTTP request"), "")
+                await self.refuse(Refused("request.malformed", "this is not an HTTP request"))
                 return None
             if b"\n\n" in buffer or b"\n\r\n" in buffer:
-                await self._refuse(Refused("request.malformed", "a line ends without a carriage return"), "")
+                await self.refuse(Refused("request.malformed", "a line ends without a carriage return"))
                 return None
             data = await self.stream.receive_some(RECEIVE_BYTES)
             if not data:
@@ -154,11 +164,9 @@ class Connection:
 
     async def _answer(self, head: Head, request_id: str) -> bool:
         """Answer one request; False when the connection ends with it."""
-        self.phase, self.deadline = Phase.BUSY, inf
-        self._unread = head.length is None or head.length > 0
 
         async def read_body(limit_bytes: int) -> bytes:
-            return await self._read_body(head, limit_bytes)
+            return await self.read_body(head, limit_bytes)
 
         request = Request(head.method, head.path, head.query, head.headers, self._peer, request_id, read_body)
         response = await respond(self._table, request)
@@ -168,7 +176,7 @@ class Connection:
             await self._linger()
         return stays
 
-    async def _read_body(self, head: Head, limit_bytes: int) -> bytes:
+    async def read_body(self, head: Head, limit_bytes: int) -> bytes:
         """Read a request's body.
 
         Raises:
@@ -217,10 +225,10 @@ class Connection:
         await self.stream.send_all(data)
         self.deadline = inf
 
-    async def _refuse(self, refusal: Refused, request_id: str) -> None:
-        """Say why, and end the connection."""
+    async def refuse(self, refusal: Refused) -> None:
+        """Say why; the connection ends with it."""
         self.phase = Phase.BUSY
-        request_id = request_id or request_id_of({})
+        request_id = request_id_of({})
         with trio.move_on_after(LINGER_S):
             response = problem_response(refusal, request_id)
             await self._send(encode_response(response, request_id, stays=False, head_only=False))
@@ -260,6 +268,8 @@ def read_head(head_bytes: bytes) -> Head:
     Raises:
         Refused: it is not HTTP, or it is ambiguous.
     """
+    if not head_bytes[: head_bytes.index(b"\r\n")].endswith((b" HTTP/1.1", b" HTTP/1.0")):
+        raise Refused("request.malformed", "the request line does not end with HTTP/1.1")  # the parser knows others
     catcher = _HeadCatcher()
     parser = httptools.HttpRequestParser(catcher)
     try:

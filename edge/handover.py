@@ -1,9 +1,8 @@
-"""Streams that stand in for a client's connection after the express lane has read from it.
+"""A stream that stands in for a client's connection after the express lane has read an upgrade request from it.
 
 Rules of the file:
 - The bytes that were read come first, exactly as they came; then the connection itself.
-- Every send has a deadline: Hypercorn shields its sends, so without one a client that stops reading would hold a task
-  that cannot be cancelled, and shutdown with it.
+- Every send has a deadline, so that a client that stops reading cannot hold a task for ever.
 """
 
 from typing import Final
@@ -16,44 +15,44 @@ SEND_PIECE_BYTES: Final = 64 * 1024
 
 
 class ReplayStream(trio.abc.HalfCloseableStream):
-    """A connection with bytes put back in front of it.
+    """A connection with a head put back in front of it, and what follows held back for a while.
+
+    wsproto takes what follows an upgrade request for a part of the handshake until that is accepted.
 
     Args:
         stream: the connection.
-        pieces: what was read of it already; each piece is received by itself.
+        head_bytes: received first, by itself.
+        rest: received after it, once `release` was called.
 
     Closes: the connection, with `aclose`.
     """
 
-    def __init__(self, stream: trio.SocketStream, pieces: list[bytes]) -> None:
-        self.socket = stream.socket
+    def __init__(self, stream: trio.SocketStream, head_bytes: bytes, rest: bytes) -> None:
         self._stream = stream
-        self._pieces = [piece for piece in reversed(pieces) if piece]
+        self._head_bytes = head_bytes
+        self._rest = rest
+        self._released = trio.Event()
+
+    def release(self) -> None:
+        """Let what follows the head through."""
+        self._released.set()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        """Receive what was put back, then what comes."""
-        if self._pieces:
+        """Receive the head, then what was read behind it, then what comes."""
+        if self._head_bytes:
             await trio.lowlevel.checkpoint()
-            piece = self._pieces.pop()
-            if max_bytes is not None and len(piece) > max_bytes:
-                self._pieces.append(piece[max_bytes:])
-                piece = piece[:max_bytes]
-            return piece
+            taken, self._head_bytes = self._head_bytes, b""
+            return taken
+        await self._released.wait()
+        if self._rest:
+            taken = self._rest[:max_bytes]
+            self._rest = self._rest[len(taken) :]
+            return taken
         return bytes(await self._stream.receive_some(max_bytes))
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Send, a piece at a time.
-
-        Raises:
-            trio.BrokenResourceError: the client did not take a piece in time, or is gone.
-        """
-        view = memoryview(data)
-        for start in range(0, max(1, len(view)), SEND_PIECE_BYTES):
-            with trio.move_on_after(SEND_WITHIN_S) as patience:
-                await self._stream.send_all(view[start : start + SEND_PIECE_BYTES])
-            if patience.cancelled_caught:
-                await trio.aclose_forcefully(self._stream)
-                raise trio.BrokenResourceError(f"the client took nothing for {SEND_WITHIN_S:g} s")
+        """Send, a piece at a time; raises trio.BrokenResourceError when the client takes nothing."""
+        await send_in_pieces(self._stream, data)
 
     async def wait_send_all_might_not_block(self) -> None:
         """Wait until a send might not block."""
@@ -66,3 +65,18 @@ class ReplayStream(trio.abc.HalfCloseableStream):
     async def aclose(self) -> None:
         """Close the connection."""
         await self._stream.aclose()
+
+
+async def send_in_pieces(stream: trio.SocketStream, data: bytes | bytearray | memoryview) -> None:
+    """Send with a deadline for each piece.
+
+    Raises:
+        trio.BrokenResourceError: the client did not take a piece in time, or is gone.
+    """
+    view = memoryview(data)
+    for start in range(0, max(1, len(view)), SEND_PIECE_BYTES):
+        with trio.move_on_after(SEND_WITHIN_S) as patience:
+            await stream.send_all(view[start : start + SEND_PIECE_BYTES])
+        if patience.cancelled_caught:
+            await trio.aclose_forcefully(stream)
+            raise trio.BrokenResourceError(f"the client took nothing for {SEND_WITHIN_S:g} s")

@@ -49,7 +49,7 @@ class Listener:
     def __init__(
         self,
         table: RouteTable,
-        hand_over: Callable[[trio.SocketStream, bytes], Awaitable[None]],
+        hand_over: Callable[[Connection, Head], Awaitable[None]],
         upgrade: Callable[[trio.SocketStream, bytes, Head, bytes, str], Awaitable[None]],
         most: int,
         most_per_ip: int,

@@ -38,6 +38,7 @@ class Head(NamedTuple):
 
     Args:
         method: upper case.
+        target: path and query as sent, ASCII.
         path: canonical and decoded.
         query: raw, without `?`.
         headers: names in lower case to values.
@@ -47,6 +48,7 @@ class Head(NamedTuple):
     """
 
     method: str
+    target: str
     path: str
     query: str
     headers: dict[str, str]
@@ -79,17 +81,22 @@ def check_head(method: bytes, target: bytes, version: str, pairs: Iterable[tuple
     tokens = [token.strip() for token in connection.split(",")]
     if version == "1.1" and "host" not in headers:
         raise _malformed("the Host header is missing")
-    websocket = "upgrade" in tokens and headers.get("upgrade", "").lower() == "websocket"
+    websocket = (method, version) == (b"GET", "1.1") and "upgrade" in tokens and _is_websocket(headers)
     keep_alive = "close" not in tokens and (version == "1.1" or "keep-alive" in tokens)
     return Head(
         method.decode(),
+        target.decode(),
         path,
         query,
         headers,
         _body_length(version, headers),
         keep_alive,
-        websocket and version == "1.1",
+        websocket,
     )
+
+
+def _is_websocket(headers: dict[str, str]) -> bool:
+    return headers.get("upgrade", "").lower() == "websocket"
 
 
 def _check_headers(pairs: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
@@ -133,7 +140,7 @@ def _body_length(version: str, headers: dict[str, str]) -> int | None:
 
 def _check_target(target: bytes) -> tuple[str, str]:
     if len(target) > MAX_TARGET_BYTES:
-        raise Refused("request.target-too-long", f"the target has {len(target)} bytes; the limit is {MAX_TARGET_BYTES}")
+        raise _target_too_long()
     raw_path, _, raw_query = target.partition(b"?")
     if not raw_path.startswith(b"/"):
         raise _malformed("the target is not a path that begins with `/`")
@@ -157,6 +164,18 @@ def _check_target(target: bytes) -> tuple[str, str]:
         return decoded.decode(), raw_query.decode()
     except UnicodeDecodeError:
         raise _malformed("the path is not UTF-8 once decoded") from None
+
+
+def head_too_large(start: bytes) -> Refused:
+    """Give the refusal of a head that is larger than `MAX_HEAD_BYTES`: its first line is why, or the whole of it."""
+    line, _, _ = start.partition(b"\r\n")
+    if len(line) > MAX_TARGET_BYTES:
+        return _target_too_long()
+    return Refused("request.headers-too-large", f"the limit on a header block is {MAX_HEAD_BYTES} bytes")
+
+
+def _target_too_long() -> Refused:
+    return Refused("request.target-too-long", f"the limit on a request's target is {MAX_TARGET_BYTES} bytes")
 
 
 def _malformed(detail: str) -> Refused:

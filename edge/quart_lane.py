@@ -2,7 +2,7 @@
 
 Rules of the file:
 - The same route table, the same checks of the head, the same errors as on the express lane.
-- Only HTTP/1.1: Hypercorn would change to HTTP/2 for whoever asks; here it may not.
+- Hypercorn never sees a client's bytes: requests come through `edge/gate.py`, one at a time.
 - WebSockets stay on the express lane.
 
 Source: `DESIGN.md` sections 2 and 9.
@@ -15,18 +15,20 @@ import h11
 import trio
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
+from hypercorn.events import Event, Updated
 from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.trio.task_group import TaskGroup
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
-from hypercorn.typing import ConnectionState
+from hypercorn.typing import AppWrapper, ConnectionState
 from hypercorn.utils import parse_socket_addr
 from quart import Response as QuartResponse
 from quart import request as quart_request
 from quart.wrappers.response import DataBody
 from quart_trio import QuartTrio
 
-from edge.handover import ReplayStream
+from edge.express import Connection
+from edge.gate import MOST_BODY_BYTES, Gate
 from edge.http import Request, Response
 from edge.normaliser import MAX_HEAD_BYTES, Head, check_head
 from edge.problems import problem_response
@@ -34,9 +36,7 @@ from edge.responses import SECURITY, request_id_of
 from edge.routes import RouteTable, respond
 from engine.errors import Refused
 
-KEEP_ALIVE_S: Final = 15
 BODY_WITHIN_S: Final = 30.0
-MOST_BODY_BYTES: Final = 8 * 1024 * 1024
 METHODS: Final = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"]
 
 Scope = dict[str, Any]
@@ -57,32 +57,21 @@ class QuartLane:
         self._config = Config()
         self._config.alpn_protocols = ["http/1.1"]
         self._config.include_server_header = False
-        self._config.keep_alive_timeout = KEEP_ALIVE_S
-        self._config.h11_max_incomplete_size = MAX_HEAD_BYTES
+        self._config.h11_max_incomplete_size = 2 * MAX_HEAD_BYTES
         self._config.accesslog = None
         self._config.errorlog = None
         self._context = WorkerContext(None)
         self._wrapped = ASGIWrapper(cast("Any", self._guarded))
 
-    async def serve(self, stream: trio.SocketStream, early: bytes) -> None:
-        """Serve one connection to its end.
+    async def serve(self, connection: Connection, head: Head) -> None:
+        """Serve a connection's requests to its end.
 
         Args:
-            stream: the connection; closed at the end.
-            early: what was read of it already, from the first byte of a request on.
+            connection: the connection; whoever accepted it closes it.
+            head: the first request's head, already read.
         """
-        server = _Http1Server(
-            self._wrapped,
-            self._config,
-            self._context,
-            ConnectionState({}),
-            cast("Any", ReplayStream(stream, [early])),
-        )
-        await server.run()
-
-    async def drain(self) -> None:
-        """Let idle connections end now and the others after their answer."""
-        await self._context.terminated.set()
+        gate = Gate(connection, head)
+        await _Server(self._wrapped, self._config, self._context, gate).run()
 
     async def _guarded(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Check the head as the express lane does, before the framework sees the request."""
@@ -109,16 +98,23 @@ class _Http1(H11Protocol):
     """Hypercorn's HTTP/1.1 without its doors to HTTP/2 (the `h2c` upgrade and the bare preface)."""
 
     async def _check_protocol(self, event: h11.Request) -> None:
-        """Stay with HTTP/1.1: a preface is then a request like any other, and refused by `check_head`."""
+        """Stay with HTTP/1.1; the gate lets nothing else through either."""
 
 
-class _Http1Server(TCPServer):
-    """Hypercorn's connection, held to HTTP/1.1."""
+class _Server(TCPServer):
+    """Hypercorn's connection behind a gate."""
+
+    def __init__(self, app: AppWrapper, config: Config, context: WorkerContext, gate: Gate) -> None:
+        super().__init__(app, config, context, ConnectionState({}), cast("Any", gate))
+        self._gate = gate
 
     async def run(self) -> None:
-        """Serve the connection: Hypercorn's own `run`, less TLS and the choice of a protocol."""
+        """Serve the connection: Hypercorn's own `run`, less TLS, the choice of a protocol, and its idle timer.
+
+        The gate owns the deadlines.
+        """
         try:
-            socket = self.stream.socket
+            socket = self._gate.socket
             client = parse_socket_addr(socket.family, socket.getpeername())
             server = parse_socket_addr(socket.family, socket.getsockname())
             async with TaskGroup() as task_group:
@@ -135,12 +131,19 @@ class _Http1Server(TCPServer):
                     self.protocol_send,
                 )
                 await self.protocol.initiate()
-                await self.idle_task.restart(task_group, self._idle_timeout)
                 await self._read_data()
         except OSError:
             pass  # the client went away
         finally:
-            await self._close()
+            await self._gate.aclose()
+
+    async def protocol_send(self, event: Event) -> None:
+        """Pass the answer's bytes on, and tell the gate when it is complete."""
+        if isinstance(event, Updated):
+            if event.idle:
+                self._gate.answered()
+        else:
+            await super().protocol_send(event)
 
 
 def _make_app(table: RouteTable) -> QuartTrio:

@@ -158,7 +158,6 @@ async def _listen(node: Node, keeper: LogKeeper, task_status: trio.TaskStatus[st
             for one in sockets:
                 await one.aclose()
             log.info("draining", connections=listener.mailbox().depth, within_s=settings.drain_s)
-            await quart.drain()
             await listener.drain(settings.drain_s)
             connections.cancel_scope.cancel()
 

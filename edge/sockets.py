@@ -37,7 +37,7 @@ async def serve_socket(stream: trio.SocketStream, head_bytes: bytes, rest: bytes
         rest: what came after it.
         session: talks to the client; when it returns, the socket is closed normally.
     """
-    replay = ReplayStream(stream, [head_bytes, rest])
+    replay = ReplayStream(stream, head_bytes, rest)
     try:
         async with trio.open_nursery() as nursery:
             with trio.fail_after(HANDSHAKE_WITHIN_S):
@@ -49,6 +49,7 @@ async def serve_socket(stream: trio.SocketStream, head_bytes: bytes, rest: bytes
                     receive_buffer_size=RECEIVE_BYTES,
                 )
                 socket = await request.accept()
+                replay.release()
             nursery.start_soon(_ping, socket)
             try:
                 await session(socket)

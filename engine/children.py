@@ -105,8 +105,12 @@ def start_child(argv: Sequence[str], record: Path, log: IO[bytes]) -> Child:
         preexec_fn=die_with_parent,  # noqa: PLW1509  # the one call it makes is async-signal-safe and loaded before
     )
     child = Child(process)
-    identity = {"pid": child.pid, "start_time": _start_time(child.pid), "exe": _exe(child.pid), "argv": list(argv)}
-    record.write_bytes(orjson.dumps(identity))
+    try:
+        identity = {"pid": child.pid, "start_time": _start_time(child.pid), "exe": _exe(child.pid), "argv": list(argv)}
+        record.write_bytes(orjson.dumps(identity))
+    except OSError:
+        child.close()  # it ended at once, or nobody could find it later
+        raise
     return child
 
 

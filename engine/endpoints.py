@@ -6,7 +6,7 @@ Rules of the file:
 
 from dataclasses import dataclass
 from typing import Protocol
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +45,8 @@ def endpoints_of(urls: str) -> list[Endpoint]:
         url = urlsplit(one)
         credentials: dict[str, str] = {}
         if url.username and url.password:
-            credentials = {"user": url.username, "pass": url.password}
+            credentials = {"user": unquote(url.username), "pass": unquote(url.password)}
         elif url.username:
-            credentials = {"auth_token": url.username}
+            credentials = {"auth_token": unquote(url.username)}
         endpoints.append(Endpoint(url.hostname or "127.0.0.1", url.port or 4222, credentials, url.scheme == "tls"))
     return endpoints

@@ -24,7 +24,7 @@ from engine.log import StreamFacts
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
-CALL_TIMEOUT_S: Final = 2.0
+CALL_TIMEOUT_S: Final = 5.0
 DUPLICATE_WINDOW_S: Final = 600.0
 """How long an Idempotency-Key is remembered: longer than any retry of ours."""
 MAX_ACK_PENDING: Final = 20_000
@@ -74,8 +74,13 @@ class LogControl:
         if self._lock is None:
             self._lock = asyncio.Lock()
         try:
-            async with self._lock, asyncio.timeout(CALL_TIMEOUT_S):
-                return await fn(*args)
+            async with self._lock:
+                try:
+                    async with asyncio.timeout(CALL_TIMEOUT_S):
+                        return await fn(*args)
+                except asyncio.CancelledError:
+                    await self._close()  # what it was in the middle of
+                    raise
         except nats.js.errors.APIError as problem:
             raise Unavailable("log.refused", f"the log refused: {problem.description}") from problem
         except (nats.errors.Error, OSError, TimeoutError) as problem:
@@ -89,7 +94,7 @@ class LogControl:
         await self._close()
         endpoint: Endpoint = self._locate()
         scheme = "tls" if endpoint.tls else "nats"
-        client = Client()
+        client = self._client = Client()  # before it is connected, so that a broken try is closed like anything broken
         await client.connect(
             servers=[f"{scheme}://{endpoint.host}:{endpoint.port}"],
             name="headgate control",
@@ -97,10 +102,11 @@ class LogControl:
             password=endpoint.credentials.get("pass"),
             token=endpoint.credentials.get("auth_token"),
             allow_reconnect=False,
+            max_reconnect_attempts=1,  # with the pause below: where nobody listens, say so at once
+            reconnect_time_wait=0,
             connect_timeout=1,
             error_cb=_ignore,
         )
-        self._client = client
         return client
 
     async def _close(self) -> None:

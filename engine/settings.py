@@ -9,6 +9,7 @@ Source: S0.25, X1; names that clients in the field set keep their spelling.
 """
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -17,6 +18,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from engine.endpoints import endpoints_of
 from engine.errors import Refused
 from engine.names import check_subject_name, check_token
 
@@ -25,6 +27,8 @@ def _nats_url(value: str) -> str:
     for one in filter(None, (part.strip() for part in value.split(","))):
         if urlsplit(one).scheme not in {"nats", "tls"}:
             raise ValueError("expected nats://host:port or tls://host:port, several separated by commas")
+    if value and not endpoints_of(value):  # which raises where a port is none
+        raise ValueError("expected at least one address")
     return value
 
 
@@ -43,7 +47,7 @@ def _http_url(value: str) -> str:
 class Settings(BaseSettings):
     """Everything that can be set; the field's alias is its environment variable."""
 
-    model_config = SettingsConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    model_config = SettingsConfigDict(extra="forbid", frozen=True)  # by name, HOST and DATA would be read too
 
     host: str = Field("127.0.0.1", alias="HEADGATE_HOST", description="address to listen on")
     port: int = Field(8000, alias="PORT", ge=0, le=65535, description="port to listen on; 0 takes a free one")
@@ -142,7 +146,8 @@ def load_settings(overrides: dict[str, object] | None = None) -> Settings:
         Refused: a value is malformed; the text names the variable.
     """
     try:
-        return Settings(**(overrides or {}))  # type: ignore[arg-type]  # validated by pydantic right here
+        given = {_variable((name,)): value for name, value in (overrides or {}).items()}
+        return Settings(**given)  # type: ignore[arg-type]  # validated by pydantic right here
     except ValidationError as problem:
         raise Refused("request.bad-parameter", "; ".join(map(_complaint, problem.errors()))) from None
 
@@ -163,13 +168,9 @@ def describe(settings: Settings) -> list[SettingLine]:
 
 
 def mask_url(text: str) -> str:
-    """Hide the credentials in a URL, or in several separated by commas."""
-    masked: list[str] = []
-    for one in text.split(","):
-        scheme, separator, rest = one.partition("://")
-        credentials, at, host = rest.rpartition("@")
-        masked.append(f"{scheme}{separator}***{at}{host}" if credentials else one)
-    return ",".join(masked)
+    """Hide the credentials in a URL, or in several separated by commas; what may be one is hidden too."""
+    masked = re.sub(r"(^|,\s*|://)[^/]*@", r"\1***@", text)
+    return re.sub(r"([?&](?:username|password)=)[^&,]*", r"\1***", masked)
 
 
 def _complaint(error: Mapping[str, Any]) -> str:

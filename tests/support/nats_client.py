@@ -6,6 +6,7 @@ Rules of the file:
 """
 
 import itertools
+import secrets
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -21,7 +22,6 @@ from tests.support.http import ask
 __all__ = ["LogMessage", "NatsClient", "open_embedded_log", "open_nats_client"]
 
 REQUEST_TIMEOUT_S = 10.0
-INBOX = "_INBOX.tests"
 PULL_BATCH_COUNT = 500
 
 
@@ -41,6 +41,7 @@ class NatsClient:
     def __init__(self, stream: trio.SocketStream) -> None:
         self._stream = stream
         self._received = bytearray()
+        self._inbox = f"_INBOX.tests-{secrets.token_hex(8)}"
         self._replies = itertools.count(1)
 
     async def connect(self, user: str | None, password: str | None) -> None:
@@ -52,7 +53,7 @@ class NatsClient:
         await self._stream.send_all(b"CONNECT " + orjson.dumps(options) + b"\r\nPING\r\n")
         line = await self._read_line()
         assert line == b"PONG", f"the server refused: {line!r}"
-        await self._stream.send_all(f"SUB {INBOX}.* 1\r\n".encode())
+        await self._stream.send_all(f"SUB {self._inbox}.* 1\r\n".encode())
 
     async def publish(self, subject: str, data: bytes) -> int:
         """Publish into the stream that takes the subject; returns the sequence it got."""
@@ -75,7 +76,7 @@ class NatsClient:
 
     async def request(self, subject: str, data: bytes) -> bytes:
         """Publish with a reply subject and return the first answer's payload."""
-        inbox = f"{INBOX}.{next(self._replies)}"
+        inbox = f"{self._inbox}.{next(self._replies)}"
         await self._stream.send_all(f"PUB {subject} {inbox} {len(data)}\r\n".encode() + data + b"\r\n")
         with trio.fail_after(REQUEST_TIMEOUT_S):
             while True:
@@ -116,7 +117,7 @@ class NatsClient:
         return found
 
     async def _pull(self, stream: str, consumer: str) -> list[LogMessage]:
-        inbox = f"{INBOX}.{next(self._replies)}"
+        inbox = f"{self._inbox}.{next(self._replies)}"
         request = orjson.dumps({"batch": PULL_BATCH_COUNT, "no_wait": True})
         subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
         await self._stream.send_all(f"PUB {subject} {inbox} {len(request)}\r\n".encode() + request + b"\r\n")

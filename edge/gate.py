@@ -1,0 +1,119 @@
+"""The gate between a client's connection and the Quart lane: one checked request at a time.
+
+Hypercorn reads requests with a parser of its own, and what two parsers understand differently is how requests are
+smuggled. So it never sees a client's bytes: each request is read and checked as on the express lane, with the same
+limits and deadlines, and written anew. The next one waits until the answer is complete, because pipelined bytes stop
+Hypercorn's reader where nothing wakes it when the client leaves.
+
+Rules of the file:
+- What goes through is canonical: one Content-Length, no other framing, nothing that asks for another protocol.
+- A refused request is answered here, and ends the connection.
+- Every send has a deadline: Hypercorn shields its sends, so without one a client that stops reading would hold a task
+  that cannot be cancelled, and shutdown with it.
+"""
+
+from typing import Final
+
+import trio
+
+from edge.express import Connection
+from edge.handover import send_in_pieces
+from edge.normaliser import Head
+from engine.errors import Refused
+
+MOST_BODY_BYTES: Final = 8 * 1024 * 1024
+_NOT_PASSED_ON: Final = frozenset(
+    {
+        "connection",
+        "content-length",
+        "expect",
+        "host",
+        "http2-settings",
+        "keep-alive",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+
+
+class Gate(trio.abc.HalfCloseableStream):
+    """Hypercorn's end of a connection.
+
+    Args:
+        connection: the client's connection; whoever accepted it closes it.
+        head: the first request's head, already read.
+    """
+
+    def __init__(self, connection: Connection, head: Head) -> None:
+        self.socket = connection.stream.socket
+        self._connection = connection
+        self._head: Head | None = head
+        self._pending = b""
+        self._answered = trio.Event()
+        self._answered.set()
+        self._is_closed = False
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        """Give the next request's bytes, once the one before is answered; empty when no more will come."""
+        if not self._pending:
+            await self._answered.wait()
+            self._pending = await self._next_request()
+        taken = self._pending[:max_bytes]
+        self._pending = self._pending[len(taken) :]
+        return taken
+
+    def answered(self) -> None:
+        """Note that the answer is complete."""
+        self._answered.set()
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """Send, a piece at a time; raises trio.BrokenResourceError when the client takes nothing."""
+        if self._is_closed:
+            raise trio.ClosedResourceError("the connection has ended")
+        await send_in_pieces(self._connection.stream, data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        """Wait until a send might not block."""
+        await self._connection.stream.wait_send_all_might_not_block()
+
+    async def send_eof(self) -> None:
+        """Take no notice: the connection's owner ends it."""
+        await trio.lowlevel.checkpoint()
+
+    async def aclose(self) -> None:
+        """Take no more requests; the connection's owner closes it."""
+        self._is_closed = True
+        self._answered.set()
+        await trio.lowlevel.checkpoint()
+
+    async def _next_request(self) -> bytes:
+        if self._is_closed:
+            return b""
+        connection = self._connection
+        head = self._head or await connection.next_head()
+        self._head = None
+        if head is None:
+            return b""
+        if head.websocket:
+            await connection.refuse(Refused("request.wrong-lane", "this connection is in use for requests already"))
+            return b""
+        try:
+            body = await connection.read_body(head, MOST_BODY_BYTES)
+        except Refused as refusal:
+            await connection.refuse(refusal)
+            return b""
+        self._answered = trio.Event()
+        return _encode(head, body)
+
+
+def _encode(head: Head, body: bytes) -> bytes:
+    lines = [f"{head.method} {head.target} HTTP/1.1", f"host: {head.headers.get('host', '')}"]
+    lines += [f"{name}: {value}" for name, value in head.headers.items() if name not in _NOT_PASSED_ON]
+    if body or head.method in {"POST", "PUT", "PATCH"}:
+        lines.append(f"content-length: {len(body)}")
+    if not head.keep_alive:
+        lines.append("connection: close")
+    return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body

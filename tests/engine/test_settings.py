@@ -1,0 +1,196 @@
+"""The settings: every value is typed, every refusal names its variable, no secret leaves (S0.25, T33)."""
+
+from pathlib import Path
+
+import pytest
+
+from engine.errors import Refused
+from engine.settings import Settings, describe, load_settings, mask_url
+
+OURS = [field.alias for field in Settings.model_fields.values()]
+
+
+@pytest.fixture(autouse=True)
+def no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An environment that sets nothing of ours."""
+    for name in [*OURS, *Settings.model_fields]:
+        assert name is not None
+        for spelling in (name, name.lower(), name.upper()):
+            monkeypatch.delenv(spelling, raising=False)
+
+
+def refusal(overrides: dict[str, object] | None = None) -> str:
+    """What is said of settings that are refused."""
+    with pytest.raises(Refused) as caught:
+        load_settings(overrides)
+    assert caught.value.kind.code == "request.bad-parameter"
+    return caught.value.detail
+
+
+def test_without_anything_the_defaults_hold() -> None:
+    """The defaults are those of the README: loopback, port 8000, embedded log that syncs always."""
+    settings = load_settings()
+    assert (settings.host, settings.port, settings.data) == ("127.0.0.1", 8000, Path("headgate-data"))
+    assert (settings.nats_url, settings.durability, settings.redis_address) == ("", "fsync", "")
+    assert (settings.stream, settings.subject, settings.subjects) == ("SNAPFS_FILES", "snapfs.files", ["snapfs.>"])
+    assert settings.cache_ttl_s == 24 * 3600
+    assert {line.source for line in describe(settings)} == {"default"}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "field", "value"),
+    [
+        ("HEADGATE_HOST", "0.0.0.0", "host", "0.0.0.0"),
+        ("PORT", "0", "port", 0),
+        ("HEADGATE_DATA", "/var/lib/x", "data", Path("/var/lib/x")),
+        ("NATS_URL", "nats://a:1,tls://b", "nats_url", "nats://a:1,tls://b"),
+        ("NATS_MONITOR_URL", "http://a:8222/", "nats_monitor_url", "http://a:8222"),
+        ("HEADGATE_DURABILITY", "buffered", "durability", "buffered"),
+        ("REDIS_URL", "inline", "redis_address", ""),
+        ("REDIS_URL", "redis://a", "redis_address", "redis://a"),
+        ("REDIS_URL", "unix:///run/redis.sock", "redis_address", "unix:///run/redis.sock"),
+        ("SNAPFS_STREAM", "OTHER", "stream", "OTHER"),
+        ("SNAPFS_SUBJECT", "other.files", "subjects", ["snapfs.>", "other.>"]),
+        ("SNAPFS_SUBJECT", "snapfs.deep.files", "subjects", ["snapfs.>"]),
+        ("SNAPFS_CACHE_TTL", "60", "cache_ttl_s", 60),
+        ("SNAPFS_ENV", "prod", "environment", "prod"),
+        ("HEADGATE_DRAIN_S", "0.5", "drain_s", 0.5),
+        ("HEADGATE_LOG_LEVEL", "debug", "log_level", "debug"),
+    ],
+)
+def test_the_environment_sets_a_value(
+    monkeypatch: pytest.MonkeyPatch, name: str, text: str, field: str, value: object
+) -> None:
+    """Each variable has its field and type, and `describe` says where the value came from."""
+    monkeypatch.setenv(name, text)
+    settings = load_settings()
+    assert getattr(settings, field) == value
+    [line] = [line for line in describe(settings) if line.source != "default"]
+    assert (line.env, line.source) == (name, "environment")
+
+
+def test_the_command_line_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An override by field name replaces the variable; what it does not name stays."""
+    monkeypatch.setenv("PORT", "1")
+    monkeypatch.setenv("HEADGATE_HOST", "::1")
+    settings = load_settings({"port": 2})
+    assert (settings.port, settings.host) == (2, "::1")
+    [line] = [line for line in describe(load_settings({"connections": 99})) if line.name == "connections"]
+    assert (line.value, line.source) == ("99", "command line")
+
+
+@pytest.mark.parametrize("name", [name for name in Settings.model_fields if name.upper() not in OURS])
+def test_a_variable_by_another_name_is_not_ours(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """HOST and DATA are set on many machines and mean something else there."""
+    before = load_settings()
+    for spelling in (name, name.upper()):
+        monkeypatch.setenv(spelling, "12345")
+    assert load_settings() == before
+    assert {line.source for line in describe(load_settings())} == {"default"}
+
+
+MALFORMED: dict[str, list[str]] = {
+    "PORT": ["x", "", "-1", "65536", "8000.5", "0x10"],
+    "NATS_URL": [
+        "http://a",
+        "a:4222",
+        "redis://a",
+        "nats://a, http://b",
+        ",",
+        "nats://a:99999",
+        "nats://a:x",
+        "nats://[::1",
+    ],
+    "NATS_MONITOR_URL": ["a:8222", "nats://a", "ftp://a"],
+    "HEADGATE_DURABILITY": ["always", "", "FSYNC"],
+    "REDIS_URL": ["http://a", "a:6379", "Inline"],
+    "SNAPFS_STREAM": ["", "a.b", "a b", "*", "x" * 129],
+    "SNAPFS_SUBJECT": ["", "a.>", "a..b", "a b", "*.x"],
+    "SNAPFS_CACHE_TTL": ["0", "-1", "1.5", "31536001", "1d"],
+    "HEADGATE_CACHE_MIB": ["0", "-5", "x"],
+    "HEADGATE_CONNECTIONS": ["0", "15", "x"],
+    "HEADGATE_CONNECTIONS_PER_IP": ["0", "x"],
+    "HEADGATE_DRAIN_S": ["-1", "nan", "inf", "601", "ten"],
+    "HEADGATE_ACK_WAIT_S": ["0", "nan", "3601"],
+    "HEADGATE_MAX_LEASE_S": ["0", "nan", "86401"],
+    "HEADGATE_LOG_LEVEL": ["trace", "INFO", ""],
+}
+ANY_TEXT = {"HEADGATE_HOST", "HEADGATE_DATA", "SNAPFS_ENV"}
+
+
+def test_every_variable_is_tried() -> None:
+    """A new setting brings its malformed values here."""
+    assert MALFORMED.keys() | ANY_TEXT == set(OURS)
+
+
+@pytest.mark.parametrize(("name", "text"), [(name, text) for name, texts in MALFORMED.items() for text in texts])
+def test_a_malformed_value_is_refused_by_its_variables_name(
+    monkeypatch: pytest.MonkeyPatch, name: str, text: str
+) -> None:
+    """The text says which variable, what came, and what was expected."""
+    monkeypatch.setenv(name, text)
+    said = refusal()
+    assert said.startswith(f"{name}: ")
+    assert repr(text) in said
+
+
+def test_every_malformed_value_is_named_at_once() -> None:
+    """Nobody wants to learn of his mistakes one by one; the command line's are named by their variables too."""
+    said = refusal({"port": "x", "durability": "y"})
+    assert "PORT: " in said
+    assert "HEADGATE_DURABILITY: " in said
+    assert "bogus" in refusal({"bogus": 1})
+
+
+SECRETS = {
+    "nats://user:hunter2@log:4222": "nats://***@log:4222",
+    "nats://hunter2@log": "nats://***@log",
+    "nats://a:hunter2@x,nats://b:hunter2@y": "nats://***@x,nats://***@y",
+    "nats://a:hunter2@x, tls://y": "nats://***@x, tls://y",
+    "redis://:hunter2@r:6379/0": "redis://***@r:6379/0",
+    "redis://:p,hunter2@r/0": "redis://***@r/0",
+    "redis://u:p@hunter2@r/0": "redis://***@r/0",
+    "user:hunter2@log:4222": "***@log:4222",
+    "nats://x,u:hunter2@y": "***@y",
+    "redis://r/0?password=hunter2&db=1": "redis://r/0?password=***&db=1",
+    "nats://log:4222": "nats://log:4222",
+    "nats://a,nats://b": "nats://a,nats://b",
+    "inline": "inline",
+    "": "",
+}
+
+
+@pytest.mark.parametrize(("text", "shown"), SECRETS.items())
+def test_no_secret_of_an_address_is_shown(text: str, shown: str) -> None:
+    """Credentials are hidden in every spelling, whether or not the address is one."""
+    masked = mask_url(text)
+    assert "hunter2" not in masked
+    if not text.startswith("nats://x,u"):
+        assert masked == shown
+
+
+@pytest.mark.parametrize("text", [text for text in SECRETS if "hunter2" in text])
+@pytest.mark.parametrize("name", ["NATS_URL", "NATS_MONITOR_URL", "REDIS_URL"])
+def test_neither_settings_nor_refusals_give_a_secret_away(
+    monkeypatch: pytest.MonkeyPatch, name: str, text: str
+) -> None:
+    """What is described and what is refused hide it; what is used has it."""
+    monkeypatch.setenv(name, text)
+    try:
+        settings = load_settings()
+    except Refused as caught:
+        assert "hunter2" not in caught.detail
+        return
+    lines = describe(settings)
+    assert "hunter2" not in repr(lines)
+    [line] = [line for line in lines if line.env == name]
+    assert line.secret
+    assert "hunter2" in str(getattr(settings, line.name))
+
+
+def test_every_setting_is_explained() -> None:
+    """The README's table is made of these: each has its variable and a few words."""
+    for line in describe(load_settings()):
+        assert line.env
+        assert len(line.description) > 10
+        assert not line.secret
