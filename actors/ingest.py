@@ -7,8 +7,10 @@ Rules of the file:
 Back-pressure: sheds; `engine/ingest.py` holds the bounds.
 """
 
+import math
 import secrets
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
 from hashlib import blake2b
 from typing import Final
@@ -21,11 +23,19 @@ from engine.events import EventBatch
 from engine.frames import digest_of
 from engine.ingest import ANSWER_WITHIN_S, NOT_NOW, WAITING_EVENTS, Frame, GroupCommit, Publication, Submission, combine
 from engine.jetstream import JetStream
-from engine.log import DIGEST_HEADER, NotStored, Outcome
+from engine.log import DIGEST_HEADER, Ambiguous, NotStored, Outcome
 
 RETRY_PAUSE_S: Final = 0.01
 """After a frame came back unstored: the log is up but its stream is not yet."""
 READ_ORIGINAL_S: Final = 1.0
+
+
+@dataclass(eq=False, slots=True)
+class _Flight:
+    """A frame that the log has not answered yet: until when it may, and its requests' numbers."""
+
+    deadline: float
+    numbers: list[int] = field(default_factory=list)
 
 
 class Publisher:
@@ -42,6 +52,7 @@ class Publisher:
         self._down_since: float | None = None
         self._came_back = False
         self._settled = trio.Event()
+        self._flying: dict[Frame, _Flight] = {}
         log.connection.watchers.append(self._on_change)
 
     def mailbox(self) -> Mailbox:
@@ -123,19 +134,36 @@ class Publisher:
             frame, expired = self.commit.next_frame(trio.current_time())
             _notify(expired)
             if frame is not None:
+                self._flying[frame] = _Flight(trio.current_time() + ANSWER_WITHIN_S)
                 self._send(frame)
                 continue
-            await self._wake.wait()
+            with trio.move_on_at(self._first_deadline()):
+                await self._wake.wait()
             self._wake = trio.Event()
+            self._give_up_lost()
+
+    def _first_deadline(self) -> float:
+        return next(iter(self._flying.values())).deadline if self._flying else math.inf
+
+    def _give_up_lost(self) -> None:
+        """Stop waiting for answers that the log owes for too long: a lost one must not hold up what comes after it."""
+        now = trio.current_time()
+        for frame, flight in list(self._flying.items()):
+            if flight.deadline > now:
+                break
+            for number in flight.numbers:
+                self._log.abandon(number)
+            self._settle(frame, Ambiguous("the log did not answer in time"))
 
     def _on_change(self) -> None:
         self._wake.set()
 
     def _send(self, frame: Frame) -> None:
         messages = frame.messages
+        numbers = self._flying[frame].numbers
         if len(messages) == 1:
             header, payload = messages[0]
-            self._log.publish_nowait(frame.subject, payload, partial(self._settle, frame), header)
+            numbers.append(self._log.publish_nowait(frame.subject, payload, partial(self._settle, frame), header))
             return
         outcomes: list[Outcome] = []
 
@@ -152,9 +180,11 @@ class Publisher:
 
         for number, (header, payload) in enumerate(messages, 1):
             is_last = number == len(messages)
-            self._log.publish_nowait(frame.subject, payload, partial(gather, is_last), header)
+            numbers.append(self._log.publish_nowait(frame.subject, payload, partial(gather, is_last), header))
 
     def _settle(self, frame: Frame, outcome: Outcome) -> None:
+        if self._flying.pop(frame, None) is None:
+            return  # given up already
         if isinstance(outcome, NotStored) and outcome.code in NOT_NOW:
             self._came_back = True
         _notify(self.commit.settle(frame, outcome, trio.current_time()))

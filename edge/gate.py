@@ -73,7 +73,11 @@ class Gate(trio.abc.HalfCloseableStream):
         """Send, a piece at a time; raises trio.BrokenResourceError when the client takes nothing."""
         if self._is_closed:
             raise trio.ClosedResourceError("the connection has ended")
-        await send_in_pieces(self._connection.stream, data)
+        try:
+            await send_in_pieces(self._connection.stream, data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self._end()  # Hypercorn would wait for the rest of an answer that nobody takes
+            raise
 
     async def wait_send_all_might_not_block(self) -> None:
         """Wait until a send might not block."""
@@ -85,9 +89,12 @@ class Gate(trio.abc.HalfCloseableStream):
 
     async def aclose(self) -> None:
         """Take no more requests; the connection's owner closes it."""
+        self._end()
+        await trio.lowlevel.checkpoint()
+
+    def _end(self) -> None:
         self._is_closed = True
         self._answered.set()
-        await trio.lowlevel.checkpoint()
 
     async def _next_request(self) -> bytes:
         if self._is_closed:

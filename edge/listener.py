@@ -28,6 +28,7 @@ from engine.errors import Unavailable
 
 log = structlog.get_logger("listener")
 BACKLOG: Final = 1024
+BACKLOG_WITHIN_S: Final = 0.02
 REAP_EVERY_S: Final = 0.5
 ACCEPT_PAUSE_S: Final = 0.1
 USER_TIMEOUT_MS: Final = 10_000
@@ -88,11 +89,19 @@ class Listener:
             for one in listeners:
                 nursery.start_soon(self._accept, one, connections)
 
+    async def stop_accepting(self, listeners: list[trio.SocketListener], connections: trio.Nursery) -> None:
+        """Take whoever stands in the backlog, then close the sockets: nobody is reset for having come just now."""
+        for one in listeners:
+            with trio.move_on_after(BACKLOG_WITHIN_S):
+                while True:
+                    connections.start_soon(self._serve, await one.accept())
+            await one.aclose()
+
     async def drain(self, within_s: float) -> None:
         """End idle connections now, and the others after their answer; cut what is left at the deadline."""
         self._draining = True
         for connection in list(self._connections):
-            if connection.phase is Phase.IDLE:
+            if connection.phase is Phase.IDLE and not _has_sent_more(connection):
                 connection.scope.cancel()
         with trio.move_on_after(within_s):
             while self._connections:
@@ -171,3 +180,16 @@ class Listener:
                 if connection.deadline < now and not connection.scope.cancel_called:
                     connection.is_late = True
                     connection.scope.cancel()
+
+
+def _has_sent_more(connection: Connection) -> bool:
+    """Say that a request has come on an idle connection and nobody has looked yet."""
+    try:
+        raw = socket.fromfd(connection.stream.socket.fileno(), socket.AF_INET, socket.SOCK_STREAM)
+    except OSError:
+        return False
+    with raw:
+        try:
+            return bool(raw.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+        except OSError:
+            return False

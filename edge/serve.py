@@ -155,8 +155,7 @@ async def _listen(node: Node, keeper: LogKeeper, task_status: trio.TaskStatus[st
                     await node.draining.wait()
                     root.state = State.DRAINING
                     accepting.cancel()
-            for one in sockets:
-                await one.aclose()
+            await listener.stop_accepting(sockets, connections)
             log.info("draining", connections=listener.mailbox().depth, within_s=settings.drain_s)
             await listener.drain(settings.drain_s)
             connections.cancel_scope.cancel()
