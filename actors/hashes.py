@@ -99,7 +99,7 @@ class HashCache:
         redis: RedisTier,
         probes: Sequence[Probe],
         answers: list[bytes | None],
-        missing: list[tuple[int, int]],
+        missing: list[tuple[int, bytes]],
         now_us: int,
     ) -> None:
         paths = [path_of(probes[index].path) for index, _ in missing]

@@ -13,6 +13,7 @@ What must change with it: `edge/gate.py` reads its requests with the methods her
 import re
 from collections.abc import Awaitable, Callable
 from enum import Enum
+from functools import lru_cache
 from math import inf
 from typing import Final
 
@@ -39,6 +40,8 @@ BODY_LEAST_BYTES_PER_S: Final = 1024
 LINGER_S: Final = 1.0
 """After an early refusal: time for the client to stop sending and read why, before the kernel resets it."""
 LINGER_BYTES: Final = 16 * 1024 * 1024
+REMEMBERED_HEADS: Final = 512
+REMEMBERED_BYTES: Final = 1024
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _REQUEST_START: Final = re.compile(rb"[A-Z]{1,20}(?: |\Z)")
 
@@ -265,9 +268,21 @@ class _HeadCatcher:
 def read_head(head_bytes: bytes) -> Head:
     """Parse and check a request's head, blank line included.
 
+    A client that keeps its connection sends the same head again and again, so short ones are remembered; what a head
+    means depends on nothing else (`bench/scenarios/express.py`).
+
     Raises:
         Refused: it is not HTTP, or it is ambiguous.
     """
+    return _remembered_head(head_bytes) if len(head_bytes) <= REMEMBERED_BYTES else _parse_head(head_bytes)
+
+
+@lru_cache(maxsize=REMEMBERED_HEADS)
+def _remembered_head(head_bytes: bytes) -> Head:
+    return _parse_head(head_bytes)
+
+
+def _parse_head(head_bytes: bytes) -> Head:
     if not head_bytes[: head_bytes.index(b"\r\n")].endswith((b" HTTP/1.1", b" HTTP/1.0")):
         raise Refused("request.malformed", "the request line does not end with HTTP/1.1")  # the parser knows others
     catcher = _HeadCatcher()

@@ -34,7 +34,7 @@ _METHOD: Final = re.compile(rb"[A-Z]{1,20}\Z")
 
 
 class Head(NamedTuple):
-    """A request's head, checked.
+    """A request's head, checked; shared between requests, so nobody may change its headers.
 
     Args:
         method: upper case.

@@ -109,7 +109,6 @@ def decode_events(body: bytes) -> EventBatch:
     check_utf8(body)
     events, joined = _decode_plain(body) or _decode_carefully(body)
     _check_count(len(events))
-    check_depth(body, 2 * len(events))
     if _are_canonical(events):
         return EventBatch(events, joined, None)
     changed = _fix_all(events)
@@ -155,40 +154,49 @@ def decode_event_lines(body: bytes) -> EventBatch:
 def _decode_plain(body: bytes) -> tuple[list[FileEvent], bytes] | None:
     """Decode a body as scanners write it, in one pass; None when it takes the careful way.
 
-    Without escapes, with `events` named once and no other member, what stands between the brackets is the array.
+    With no member but `events`, and that named once, what stands between the outer brackets is the array. Where there
+    are just the brackets that the events need, nothing can be named twice and nothing nests too deep.
     """
-    if not body.startswith(_PLAIN_START) or not body.endswith(_PLAIN_END):
-        return None
-    if b"\\" in body or body.count(_NAME) != 1:
+    if not body.startswith(_PLAIN_START) or not body.endswith(_PLAIN_END) or b"\\" in body:
         return None
     try:
         events = _PLAIN_BODY.decode(body).events
     except (msgspec.DecodeError, RecursionError):
         return None
+    if body.count(b"{") + body.count(b"[") != 2 * len(events) + 2:
+        if body.count(_NAME) != 1:
+            return None
+        check_depth(body, 2 * len(events))
     return events, body[len(_PLAIN_START) : -len(_PLAIN_END)]
 
 
 def _decode_carefully(body: bytes) -> tuple[list[FileEvent], bytes]:
     try:
-        return _BODY.decode(body).events, bytes(_RAW_BODY.decode(body).events)[1:-1].strip()
+        events = _BODY.decode(body).events
+        joined = bytes(_RAW_BODY.decode(body).events)[1:-1].strip()
     except msgspec.ValidationError:
         raise _shape_refusal(body) from None
     except RecursionError:
         raise depth_refusal() from None
     except msgspec.DecodeError as problem:
         raise json_refusal(body, problem) from None
+    _check_count(len(events))
+    check_depth(body, 2 * len(events))
+    return events, joined
 
 
 def _are_canonical(events: list[FileEvent]) -> bool:
     """Say that no path needs a change, for all events at once: one look at all paths costs less than one at each."""
     try:
-        paths = "\n".join(["" if event.data.path is None else event.data.path for event in events])
+        paths = ["" if event.data.path is None else event.data.path for event in events]
         others = {event.data.dir for event in events}
         others.update([event.data.root_path for event in events])
-        text = f"\n{paths}\n" + "\n".join([one or "" for one in others]) + "\n"
+        others.discard(None)
+        text = "/\n".join(paths) + "/\n" + "/\n".join(others) + "/\n"
     except TypeError:
         return False  # something that is not text: the careful way names it
-    return not ("\\" in text or "//" in text or "/." in text or "/\n" in text or "\n." in text)
+    # A slash was put behind every path, so that "//" finds a trailing one too.
+    return not ("//" in text or "/." in text or "\n." in text or "\\" in text or text.startswith(("/\n", ".")))
 
 
 def _check_count(count: int) -> None:

@@ -12,7 +12,7 @@ Rules of the file:
 - Memory is bounded in bytes. Two generations: when the young one is full, the old one is forgotten. A tombstone
   that is forgotten takes with it everything that is older than it.
 
-Sizes (CPython 3.11, measured by `bench/scenarios/memory.py`): a key is one 128-bit int, an entry one bytes object.
+Sizes (CPython 3.11, measured by `bench/scenarios/memory.py`): a key is 16 bytes, an entry one bytes object.
 """
 
 import struct
@@ -29,7 +29,7 @@ from engine.paths import canonical_path
 
 MAX_PROBES: Final = 10_000
 ENTRY_COST_BYTES: Final = 200
-"""What one entry of a 16-byte hash costs in memory: key 48, entry 64, slots in the table up to 88."""
+"""What one entry of a 16-byte hash costs in memory: key 64, entry 80, slots in the table up to 88."""
 MAX_HASH_CHARS: Final = 256
 """Longer than any hash is written; what is longer is not remembered, or one entry could cost a request's size."""
 TOMBSTONE_COST_BYTES: Final = 170
@@ -89,23 +89,23 @@ def decode_probes(body: bytes) -> list[Probe]:
     return probes
 
 
-def identity_of(facts: FileFacts) -> int | None:
-    """Give a file's identity as a 128-bit number; None when the facts do not make one."""
+def identity_of(facts: FileFacts) -> bytes | None:
+    """Give a file's identity as 16 bytes; None when the facts do not make one."""
     try:
         mtime_s = int(facts.mtime)
         if facts.inode and facts.dev:
-            return xxhash.xxh3_128_intdigest(_BY_INODE(facts.dev, facts.inode, facts.size, mtime_s))
+            return xxhash.xxh3_128_digest(_BY_INODE(facts.dev, facts.inode, facts.size, mtime_s))
         path = canonical_path(facts.path)
-        return xxhash.xxh3_128_intdigest(_BY_PATH(facts.size, mtime_s) + path.encode())
+        return xxhash.xxh3_128_digest(_BY_PATH(facts.size, mtime_s) + path.encode())
     except (TypeError, ValueError, OverflowError, AttributeError, struct.error):
         return None  # a fact is missing or not a number: such a file is never a hit
 
 
-def path_of(path: Any) -> int | None:
-    """Give the number under which a path's tombstone is kept; None when it is not a path."""
+def path_of(path: Any) -> bytes | None:
+    """Give the 16 bytes under which a path's tombstone is kept; None when it is not a path."""
     if not isinstance(path, str) or not path:
         return None
-    return xxhash.xxh3_128_intdigest(canonical_path(path).encode(errors="surrogatepass"), seed=1)
+    return xxhash.xxh3_128_digest(canonical_path(path).encode(errors="surrogatepass"), seed=1)
 
 
 def encode_entry(algo: str, value: str, seeded_us: int) -> bytes | None:
@@ -157,9 +157,9 @@ class Changes(NamedTuple):
         tombstones: deleted paths, to when, microseconds since the epoch.
     """
 
-    seeds: dict[int, bytes]
-    evicted: list[int]
-    tombstones: dict[int, int]
+    seeds: dict[bytes, bytes]
+    evicted: list[bytes]
+    tombstones: dict[bytes, int]
 
 
 def changes_of(events: Sequence[FileEvent], now_us: int) -> Changes:
@@ -168,10 +168,10 @@ def changes_of(events: Sequence[FileEvent], now_us: int) -> Changes:
     A delete counts as a microsecond later than what stands before it in the request, and what stands after it as one
     later still, so that an upsert after a delete is a hit.
     """
-    seeds: dict[int, bytes] = {}
-    evicted: list[int] = []
-    tombstones: dict[int, int] = {}
-    by_inode, number_of, digest = _BY_INODE, _NUMBERS.get, xxhash.xxh3_128_intdigest
+    seeds: dict[bytes, bytes] = {}
+    evicted: list[bytes] = []
+    tombstones: dict[bytes, int] = {}
+    by_inode, number_of, digest = _BY_INODE, _NUMBERS.get, xxhash.xxh3_128_digest
     heads: dict[str, bytes] = {}
     for event in events:
         data = event.data
@@ -195,7 +195,7 @@ def changes_of(events: Sequence[FileEvent], now_us: int) -> Changes:
                 if number_of(algo) is None and encode_entry(algo, "", 0) is None:
                     continue
                 head = heads[algo] = _HEAD.pack(now_us, _NUMBERS[algo])
-            seeds[key] = head + value.encode(errors="surrogatepass")
+            seeds[key] = head + value.encode()
         elif event.type == "file.delete":
             now_us += 1
             heads.clear()
@@ -220,10 +220,10 @@ class HashTable:
     def __init__(self, budget_bytes: int, ttl_s: int) -> None:
         self._half_bytes = max(ENTRY_COST_BYTES, budget_bytes // 2)
         self._ttl_us = ttl_s * 1_000_000
-        self._young: dict[int, bytes] = {}
-        self._old: dict[int, bytes] = {}
-        self._young_tombs: dict[int, int] = {}
-        self._old_tombs: dict[int, int] = {}
+        self._young: dict[bytes, bytes] = {}
+        self._old: dict[bytes, bytes] = {}
+        self._young_tombs: dict[bytes, int] = {}
+        self._old_tombs: dict[bytes, int] = {}
         self._floor_us = 0
         self.hits = 0
         self.misses = 0
@@ -242,7 +242,7 @@ class HashTable:
         self._young.update(changes.seeds)
         self._age()
 
-    def bury(self, path: int, at_us: int) -> None:
+    def bury(self, path: bytes, at_us: int) -> None:
         """Take over a tombstone that another tier knew; the latest one counts."""
         self._young_tombs[path] = max(at_us, self._young_tombs.get(path, 0))
         self._age()
@@ -251,12 +251,12 @@ class HashTable:
         """Take nothing that was remembered before this time for a hit any more: deletions may have been missed."""
         self._floor_us = max(self._floor_us, at_us)
 
-    def remember(self, key: int, entry: bytes) -> None:
+    def remember(self, key: bytes, entry: bytes) -> None:
         """Take over an entry that another tier knew."""
         self._young[key] = entry
         self._age()
 
-    def find(self, probe: FileFacts, key: int, now_us: int) -> bytes | None:
+    def find(self, probe: FileFacts, key: bytes, now_us: int) -> bytes | None:
         """Give the entry of an identity unless it is too old or its path was deleted since."""
         entry = self._young.get(key)
         if entry is None:
@@ -267,19 +267,19 @@ class HashTable:
             self._age()
         return entry if self.is_valid(probe, entry, now_us) else None
 
-    def find_all(self, probes: Sequence[FileFacts], now_us: int) -> tuple[list[bytes | None], list[tuple[int, int]]]:
+    def find_all(self, probes: Sequence[FileFacts], now_us: int) -> tuple[list[bytes | None], list[tuple[int, bytes]]]:
         """Look up many files.
 
         Returns:
             An entry or None for each, in order, and (index, identity) of those that another tier may know.
         """
         answers: list[bytes | None] = []
-        missing: list[tuple[int, int]] = []
-        by_inode, digest, young, seeded = _BY_INODE, xxhash.xxh3_128_intdigest, self._young.get, _TIME.unpack_from
+        missing: list[tuple[int, bytes]] = []
+        by_inode, digest, young, seeded = _BY_INODE, xxhash.xxh3_128_digest, self._young.get, _TIME.unpack_from
         oldest_us = max(self._floor_us, now_us - self._ttl_us - 1)
         is_simple = not self._young_tombs and not self._old_tombs
         for index, probe in enumerate(probes):
-            key: int | None
+            key: bytes | None
             dev, inode = probe.dev, probe.inode
             if dev and inode:
                 try:  # the common case without a call: `bench/scenarios/hashes.py` pays for it

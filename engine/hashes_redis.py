@@ -51,13 +51,13 @@ class RedisTier:
             max_connections=32,
         )
 
-    async def find(self, keys: Sequence[int], paths: Sequence[int | None]) -> tuple[list[bytes | None], list[int]]:
+    async def find(self, keys: Sequence[bytes], paths: Sequence[bytes | None]) -> tuple[list[bytes | None], list[int]]:
         """Look up entries and, in the same round trip, the tombstones of the probes' paths.
 
         Returns:
             The entries, None for a miss, and the tombstones' times in microseconds, 0 for none; in order.
         """
-        names = [f"hg:h:{key:032x}" for key in keys] + [f"hg:t:{path or 0:032x}" for path in paths]
+        names = [f"hg:h:{key.hex()}" for key in keys] + [f"hg:t:{(path or b'').hex()}" for path in paths]
         values = await self._call(self._get, names)
         times = [_TIME.unpack(value)[0] if value and len(value) == 8 else 0 for value in values[len(keys) :]]
         return [import_entry(value) if value else None for value in values[: len(keys)]], times
@@ -66,10 +66,10 @@ class RedisTier:
         """Write what stored events change."""
         await self._call(self._write, changes)
 
-    async def deletions(self, after_us: int) -> dict[int, int]:
+    async def deletions(self, after_us: int) -> dict[bytes, int]:
         """Give the tombstones that any gateway left after a time within the last `WINDOW_S`: paths to times."""
         found = await self._call(self._deleted, after_us)
-        return {int(path, 16): int(at_us) for path, at_us in found}
+        return {bytes.fromhex(path.decode()): int(at_us) for path, at_us in found}
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -86,16 +86,16 @@ class RedisTier:
         pipe: Any  # a pipeline's commands are queued, not awaited, which redis-py's types do not know
         async with self._client.pipeline(transaction=False) as pipe:
             if changes.evicted:
-                pipe.delete(*[f"hg:h:{key:032x}" for key in changes.evicted])
+                pipe.delete(*[f"hg:h:{key.hex()}" for key in changes.evicted])
             for path, at_us in changes.tombstones.items():
-                pipe.set(f"hg:t:{path:032x}", _TIME.pack(at_us), ex=self._ttl_s)
+                pipe.set(f"hg:t:{path.hex()}", _TIME.pack(at_us), ex=self._ttl_s)
             if changes.tombstones:
-                pipe.zadd("hg:deleted", {f"{path:032x}": at_us for path, at_us in changes.tombstones.items()})
+                pipe.zadd("hg:deleted", {f"{path.hex()}": at_us for path, at_us in changes.tombstones.items()})
                 oldest_us = min(changes.tombstones.values()) - WINDOW_S * 1_000_000
                 pipe.zremrangebyscore("hg:deleted", "-inf", oldest_us)
                 pipe.expire("hg:deleted", WINDOW_S)
             for key, entry in changes.seeds.items():
-                pipe.set(f"hg:h:{key:032x}", export_entry(entry), ex=self._ttl_s)
+                pipe.set(f"hg:h:{key.hex()}", export_entry(entry), ex=self._ttl_s)
             await pipe.execute()
 
     async def _call(self, fn: Callable[[Unpack[Ts]], Awaitable[T]], *args: *Ts) -> T:

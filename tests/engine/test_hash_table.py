@@ -158,7 +158,7 @@ def test_without_room_a_hit_is_never_stale(history: list[tuple[str, object]], en
     run(HashTable(entries * ENTRY_COST_BYTES, TTL_S), history, is_ample=False)
 
 
-def one_entry(path: str = "/a", at_us: int = 1000) -> tuple[FileFacts, int, Changes]:
+def one_entry(path: str = "/a", at_us: int = 1000) -> tuple[FileFacts, bytes, Changes]:
     """A file, its key, and the changes that seed it."""
     facts = FileFacts(path=path, size=1, mtime=1)
     key = identity_of(facts)

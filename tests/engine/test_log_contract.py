@@ -251,6 +251,7 @@ async def test_each_verdict_does_what_it_says(tmp_path: Path) -> None:
     async with open_log(tmp_path) as log:
         await log.make_durable(ack_wait_s=0.3)
         await log.publish(*[(b"", b"%d" % number) for number in range(1, 5)])
+        await log.wait_info("num_pending", 4)
         inbox = Inbox(log)
         acked, refused, dropped, extended = deliveries_of(await inbox.pull(PullRequest(4), 4))
         log.data.settle_nowait([acked], Verdict.ACK)
