@@ -105,6 +105,7 @@ class Publisher:
             await answered.wait()
         if submission.answer is None:
             _notify(self.commit.give_up(submission, trio.current_time()))
+            self._settled.set()
         answer = submission.answer
         if not isinstance(answer, Publication):
             raise answer or _never_answered()
@@ -126,13 +127,14 @@ class Publisher:
             if not connection.is_up:
                 self._down_since = self._down_since or trio.current_time()
                 await connection.wait_up()
-                self.commit.limit_to(connection.info.max_payload_bytes)
             self._down_since = None
             if self._came_back:
                 self._came_back = False
                 await trio.sleep(RETRY_PAUSE_S)
             frame, expired = self.commit.next_frame(trio.current_time())
-            _notify(expired)
+            if expired:
+                _notify(expired)
+                self._settled.set()
             if frame is not None:
                 self._flying[frame] = _Flight(trio.current_time() + ANSWER_WITHIN_S)
                 self._send(frame)
@@ -156,6 +158,8 @@ class Publisher:
             self._settle(frame, Ambiguous("the log did not answer in time"))
 
     def _on_change(self) -> None:
+        if self._log.connection.is_up:
+            self.commit.limit_to(self._log.connection.info.max_payload_bytes)
         self._wake.set()
 
     def _send(self, frame: Frame) -> None:

@@ -53,7 +53,7 @@ class Actor:
     mailbox: Callable[[], Mailbox] | None = None
     state: State = State.STARTING
     restarts: int = 0
-    is_failing: bool = False
+    budget: RestartBudget | None = None
     children: dict[str, "Actor"] = field(default_factory=dict)
 
     @contextmanager
@@ -84,7 +84,7 @@ class Actor:
 
     def failing(self) -> list[str]:
         """Give the names of actors that spent their restart budget."""
-        names = [self.name] if self.is_failing else []
+        names = [self.name] if self.budget is not None and self.budget.is_spent(trio.current_time()) else []
         for one in self.children.values():
             names += one.failing()
         return names
@@ -110,6 +110,7 @@ async def supervise(
     budget = RestartBudget()
     announced = False
     with parent.child(name, mailbox) as actor:
+        actor.budget = budget
 
         def ready() -> None:
             nonlocal announced
@@ -127,8 +128,6 @@ async def supervise(
                 now = trio.current_time()
                 pause_s = budget.fell(now, random())  # noqa: S311  # jitter, not a secret
                 actor.restarts = budget.count
-                actor.is_failing = budget.is_spent(now)
                 actor.state = State.PAUSED
                 log.error("actor fell", actor=name, restarts=budget.count, pause_s=round(pause_s, 3), exc_info=fault)
             await trio.sleep(pause_s)
-            actor.is_failing = budget.is_spent(trio.current_time())

@@ -10,6 +10,7 @@ Rules of the file:
 - A refused request is answered here, and ends the connection.
 - Every send has a deadline: Hypercorn shields its sends, so without one a client that stops reading would hold a task
   that cannot be cancelled, and shutdown with it.
+- Ending has no checkpoint: the framework ends an answer in a task that it has cancelled already.
 """
 
 from typing import Final
@@ -85,12 +86,10 @@ class Gate(trio.abc.HalfCloseableStream):
 
     async def send_eof(self) -> None:
         """Take no notice: the connection's owner ends it."""
-        await trio.lowlevel.checkpoint()
 
     async def aclose(self) -> None:
         """Take no more requests; the connection's owner closes it."""
         self._end()
-        await trio.lowlevel.checkpoint()
 
     def _end(self) -> None:
         self._is_closed = True
