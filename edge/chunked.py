@@ -71,9 +71,11 @@ class ChunkedDecoder:
             self._need_end = False
             return True
         end = buffer.find(b"\r\n")
+        length = end if end >= 0 else len(buffer) - buffer.endswith(b"\r")
+        most = _MAX_TRAILER_BYTES if self._in_trailers else _MAX_LINE_BYTES
+        if length > most or buffer.find(b"\n", 0, length) >= 0 or buffer.find(b"\r", 0, length) >= 0:
+            raise _broken("a line of the chunked coding is too long or ends wrongly")
         if end < 0:
-            if len(buffer) > _MAX_LINE_BYTES or b"\n" in buffer:
-                raise _broken("a chunk's size line is too long or ends wrongly")
             return False
         line = bytes(buffer[:end])
         del buffer[: end + 2]
@@ -88,7 +90,7 @@ class ChunkedDecoder:
 
     def _begin_chunk(self, line: bytes) -> None:
         digits = line.partition(b";")[0].rstrip(b" \t")
-        if not digits or len(digits) > 15 or not _HEX_DIGITS.issuperset(digits) or b"\n" in line or b"\r" in line:
+        if not digits or len(digits) > 15 or not _HEX_DIGITS.issuperset(digits):
             raise _broken("a chunk's size is not a hexadecimal number")
         size = int(digits, 16)
         self._size += size

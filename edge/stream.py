@@ -17,6 +17,7 @@ from edge.http import Request
 from edge.node import Node
 from edge.sockets import Session, close_socket
 from engine.errors import Fault, Refused
+from engine.log import Verdict
 from engine.stream import DEFAULT_BATCH, encode_batch
 
 log = structlog.get_logger("stream")
@@ -56,10 +57,11 @@ async def _deliver(socket: WebSocketConnection, consumer: Consumer, draining: tr
             await socket.send_message(orjson.dumps({"type": "error", "message": fault.detail}).decode())
             await close_socket(socket, 1011, fault.kind.title)
             return
-        if draining.is_set():
-            await trio.sleep_forever()  # the session is about to be ended; what has arrived goes back
         batch_id = str(uuid.uuid4())
         consumer.hand_over(batch_id, deliveries, trio.current_time())
+        if draining.is_set():
+            consumer.settle(Verdict.NAK, trio.current_time())  # it goes back: nobody will answer for it any more
+            await trio.sleep_forever()  # the session is about to be ended
         await socket.send_message(encode_batch(batch_id, deliveries))
         await consumer.settled.wait()
 

@@ -89,7 +89,7 @@ class Scene:
 
     async def welcome(self, **info: object) -> PeerConnection:
         """Let the publisher's connection in."""
-        server = await self.peer.welcome(**info)
+        server = await self.peer.welcome(**info)  # type: ignore[arg-type]  # more members of INFO, any JSON values
         with trio.fail_after(5):
             await self.log.connection.wait_up()
         return server
@@ -142,7 +142,7 @@ async def test_requests_that_come_meanwhile_share_a_frame() -> None:
 
 
 async def test_while_the_log_is_away_nothing_is_claimed(patient_clock: Clock) -> None:
-    """A request waits its time and is told that nothing was stored; later ones are refused before their body is read."""
+    """A request waits its time and is told that nothing was stored; later ones are refused before their body."""
     async with open_scene() as scene:
         scene.publisher.check_room()
         scene.callers.call("a", batch_of(1))

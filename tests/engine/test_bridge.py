@@ -178,7 +178,7 @@ async def test_a_failure_in_spite_of_the_cancellation_is_raised() -> None:
     """An error of the clean-up does not disappear behind the cancellation."""
     async with open_bridge() as bridge:
         steps = Steps()
-        with pytest.RaisesGroup(LookupError):  # noqa: PT012  # the nursery is what raises
+        with pytest.RaisesGroup(LookupError):  # the nursery is what raises
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(bridge.call, steps.fail_when_cancelled)
                 await steps.wait("began")
@@ -186,7 +186,7 @@ async def test_a_failure_in_spite_of_the_cancellation_is_raised() -> None:
 
 
 async def test_a_cancellation_that_nobody_asked_for_is_our_bug() -> None:
-    """asyncio's own cancellation never looks like Trio's."""
+    """Asyncio's own cancellation never looks like Trio's."""
     async with open_bridge() as bridge:
         with pytest.raises(RuntimeError, match="cancelled itself"):
             await bridge.call(cancel_itself)
@@ -227,11 +227,10 @@ async def test_closing_ends_the_thread_and_refuses_calls() -> None:
 async def test_closing_under_a_call_ends_it() -> None:
     """A call that outlives the block is ended, not left hanging."""
     steps = Steps()
-    with pytest.RaisesGroup(RuntimeError), trio.fail_after(WITHIN_S):  # noqa: PT012  # the nursery is what raises
-        async with trio.open_nursery() as nursery:
-            async with open_bridge() as bridge:
-                nursery.start_soon(bridge.call, steps.wait_for_ever)
-                await steps.wait("began")
+    with pytest.RaisesGroup(RuntimeError), trio.fail_after(WITHIN_S):  # the nursery is what raises
+        async with trio.open_nursery() as nursery, open_bridge() as bridge:
+            nursery.start_soon(bridge.call, steps.wait_for_ever)
+            await steps.wait("began")
     assert steps.taken == ["began", "cancelled", "cleaned up"]
 
 

@@ -19,7 +19,11 @@ from tests.support.processes import ProcessName, count_fds, is_alive, kill_proce
 from tests.support.waiting import wait_until
 
 SLEEP = ["sleep", "600"]
-STUBBORN = [sys.executable, "-c", "import signal, time; signal.signal(15, signal.SIG_IGN); print('ready', flush=True); time.sleep(600)"]
+STUBBORN = [
+    sys.executable,
+    "-c",
+    "import signal, time; signal.signal(15, signal.SIG_IGN); print('ready', flush=True); time.sleep(600)",
+]
 
 
 @contextmanager
@@ -133,7 +137,7 @@ with (folder / "log").open("ab") as log:
     print(start_child({STUBBORN!r}, folder / "child.json", log).pid, flush=True)
 time.sleep(600)
 """
-    with subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.PIPE) as gateway:
+    with subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.PIPE) as gateway:  # noqa: ASYNC220  # at once
         assert gateway.stdout is not None
         child = name_of(int(gateway.stdout.readline()))
         try:
@@ -168,7 +172,18 @@ async def test_a_process_that_is_not_the_recorded_one_is_left_alone(tmp_path: Pa
 
 @pytest.mark.parametrize(
     "text",
-    [b"", b"{", b"[]", b"{}", b"null", b'{"pid":"x"}', b'{"pid":-1}', b'{"pid":0}', b'{"pid":999999999}', b'{"pid":[]}'],
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"{}",
+        b"null",
+        b'{"pid":"x"}',
+        b'{"pid":-1}',
+        b'{"pid":0}',
+        b'{"pid":999999999}',
+        b'{"pid":[]}',
+    ],
     ids=repr,
 )
 def test_a_record_that_names_nobody_is_passed_over(tmp_path: Path, text: bytes) -> None:

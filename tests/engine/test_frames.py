@@ -14,7 +14,7 @@ from engine.frames import (
     keyed_message,
     merged_message,
 )
-from engine.log import DIGEST_HEADER, EVENTS_HEADER, read_delivery
+from engine.log import DIGEST_HEADER, EVENTS_HEADER, Delivery, read_delivery
 from engine.nats_wire import Message, read_headers
 
 
@@ -58,8 +58,8 @@ def test_every_frame_is_known_as_one_to_a_consumer() -> None:
     ]
     for header, payload in messages:
         item = read_delivery(Message(1, "in", "$JS.ACK.S.C.1.1.1.1.0", header, payload))
-        assert item is not None
-        assert item[2] is True
+        assert isinstance(item, Delivery)
+        assert item.is_frame
         assert len(header) + len(b'{"events":[]}') < OVERHEAD_BYTES
 
 

@@ -136,8 +136,11 @@ def run(table: HashTable, history: list[tuple[str, object]], *, is_ample: bool) 
             now_us += what
         else:
             assert isinstance(what, list)
-            for probe in what:
-                found, allowed = find(table, probe, now_us), model.find(probe, now_us)
+            answers, missing = table.find_all(what, now_us)
+            assert [answers[index] for index, _ in missing] == [None] * answers.count(None)
+            for probe, entry in zip(what, answers, strict=True):
+                found, allowed = None if entry is None else decode_entry(entry).hash, model.find(probe, now_us)
+                assert find(table, probe, now_us) in ({found} if is_ample else {None, allowed})
                 hits += found is not None
                 if is_ample:
                     assert found == allowed
@@ -280,7 +283,7 @@ def test_memory_is_bounded_by_the_budget(kind: str) -> None:
         before, _ = tracemalloc.get_traced_memory()
         table = HashTable(budget_bytes, TTL_S)
         for number in range(count):
-            key = (number + 1) << 64
+            key = number.to_bytes(16, "little")
             if kind == "entries":
                 table.apply(Changes({key: bytes(bytearray(entry))}, [], {}))
             elif kind == "entries of others":

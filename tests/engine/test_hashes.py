@@ -167,10 +167,12 @@ def test_other_events_change_nothing(kind: str) -> None:
 
 def test_a_delete_evicts_and_leaves_a_tombstone() -> None:
     """With facts the identity goes; with a path there is a tombstone, later than what stood before it."""
+    path = path_of("/a/b")
+    assert path is not None
     changes = changes_of([delete(**INODE)], 1000)
     assert changes.evicted == [identity_of(facts(INODE))]
-    assert changes.tombstones == {path_of("/a/b"): 1001}
-    assert changes_of([delete(path="/a//b")], 1000) == Changes({}, [], {path_of("/a/b"): 1001})
+    assert changes.tombstones == {path: 1001}
+    assert changes_of([delete(path="/a//b")], 1000) == Changes({}, [], {path: 1001})
     assert changes_of([delete(inode=5, dev=7, size=10, mtime=1_700_000_000)], 1000).tombstones == {}
     assert changes_of([delete(), delete(path=7), delete(path="")], 1000) == Changes({}, [], {})
 

@@ -71,10 +71,10 @@ def test_idle_a_request_is_a_frame_at_once() -> None:
     assert frame.submissions == [only]
     assert frame.state is FrameState.IN_FLIGHT
     assert commit.next_frame(NOW) == (None, [])
-    assert not commit.is_idle
+    assert commit.statistics().in_flight_frames == 1
     assert commit.settle(frame, Stored("S", 7, False), NOW) == [only]
     assert only.answer == Publication("S", 7, False)
-    assert commit.is_idle
+    assert commit.statistics().in_flight_frames == 0
 
 
 def test_what_comes_while_a_frame_is_in_flight_shares_the_next() -> None:
@@ -272,7 +272,7 @@ def test_what_may_be_stored_is_never_said_not_to_be(end: Callable[[GroupCommit, 
 
 
 def test_a_batch_that_was_stored_before_gives_its_first_answer() -> None:
-    """The log rejects a known id anywhere in a batch: the first message alone, repeated, tells where the last one is."""
+    """The log rejects a known id anywhere in a batch: its first message, repeated alone, tells where the last is."""
     commit = make_commit()
     large = offer(commit, 2 * FRAME_EVENTS + 1, key="id-1")
     first = leave(commit)

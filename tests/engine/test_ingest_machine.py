@@ -15,7 +15,6 @@ from engine.ingest import ANSWER_WITHIN_S, IN_FLIGHT_FRAMES, Frame, GroupCommit,
 from engine.log import DUPLICATE_IN_BATCH, Ambiguous, NotStored, Outcome, Stored
 from engine.nats_wire import read_headers
 
-
 ANSWERS: dict[str, Outcome | None] = {
     "stored": None,
     "stored, and the answer lost": Ambiguous("the connection broke"),

@@ -7,6 +7,7 @@ Rules of the file:
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -52,7 +53,7 @@ class Log:
                 done.set()
 
         for number, (header, payload) in enumerate(messages):
-            self.data.publish_nowait(subject, payload, lambda one, number=number: take(number, one), header)
+            self.data.publish_nowait(subject, payload, partial(take, number), header)
         with trio.fail_after(WITHIN_S):
             await done.wait()
         return [outcomes[number] for number in range(len(messages))]
@@ -114,7 +115,11 @@ class Inbox:
 @asynccontextmanager
 async def open_log(folder: Path, **stream: object) -> AsyncIterator[Log]:
     """A server with a stream, and everything that a test needs of it."""
-    async with open_nats_server(folder) as server, open_nats_client(server.url) as client, trio.open_nursery() as nursery:
+    async with (
+        open_nats_server(folder) as server,
+        open_nats_client(server.url) as client,
+        trio.open_nursery() as nursery,
+    ):
         config = {"name": "S", "subjects": ["snapfs.>"], "allow_atomic": True, "allow_direct": True, **stream}
         await client.api("STREAM.CREATE.S", config)
         data = JetStream(lambda: Endpoint("127.0.0.1", server.port, {}), "test")
@@ -141,7 +146,10 @@ async def test_a_stored_message_has_a_position_and_its_header(tmp_path: Path) ->
         assert fields is not None
         assert (fields["nats-msg-id"], fields["headgate-digest"]) == ("id-1", "d" * 32)
         assert await log.data.read_header("S", 3, WITHIN_S) is None
-        assert [one.data for one in await log.client.read_stream("S")] == [b'{"events":[{"a":1}]}', b'{"events":[{"a":2}]}']
+        assert [one.data for one in await log.client.read_stream("S")] == [
+            b'{"events":[{"a":1}]}',
+            b'{"events":[{"a":2}]}',
+        ]
 
 
 async def test_a_known_message_id_is_a_duplicate(tmp_path: Path) -> None:

@@ -33,12 +33,16 @@ async def open_control(server: NatsServer) -> AsyncIterator[LogControl]:
 @asynccontextmanager
 async def open_both(folder: Path) -> AsyncIterator[tuple[NatsServer, LogControl, NatsClient]]:
     """A server, its control plane, and a client that sees what was made."""
-    async with open_nats_server(folder) as server, open_control(server) as control, open_nats_client(server.url) as client:
+    async with (
+        open_nats_server(folder) as server,
+        open_control(server) as control,
+        open_nats_client(server.url) as client,
+    ):
         yield server, control, client
 
 
 async def test_a_stream_is_made_once_and_found_again(tmp_path: Path) -> None:
-    """Kept on disk, keys remembered for ten minutes, atomic batches and direct reads on; asking twice changes nothing."""
+    """Kept on disk, keys remembered for ten minutes, atomic batches and direct reads on; twice changes nothing."""
     async with open_both(tmp_path) as (_, control, client):
         assert await control.ensure_stream("S", SUBJECTS) == StreamFacts("S", atomic=True, replicas=1)
         config = (await client.api("STREAM.INFO.S"))["config"]

@@ -49,7 +49,7 @@ def test_what_would_be_more_than_a_name_is_refused(text: str) -> None:
         check_token(text)
 
 
-@pytest.mark.parametrize("text", [one for one in BAD if one not in {"a.b"}], ids=ascii)
+@pytest.mark.parametrize("text", [one for one in BAD if one != "a.b"], ids=ascii)
 def test_a_subject_holds_only_names(text: str) -> None:
     """A forbidden character is refused in every token of a subject."""
     for subject in (text, f"a.{text}", f"{text}.a", f"a.{text}.b"):
@@ -57,7 +57,9 @@ def test_a_subject_holds_only_names(text: str) -> None:
             check_subject_name(subject)
 
 
-@pytest.mark.parametrize("text", ["a..b", ".a", "a.", ".", "..", "a.b.", "snapfs.*", "snapfs.>", "a. b", "a.b\n"], ids=repr)
+@pytest.mark.parametrize(
+    "text", ["a..b", ".a", "a.", ".", "..", "a.b.", "snapfs.*", "snapfs.>", "a. b", "a.b\n"], ids=repr
+)
 def test_a_subject_has_no_empty_token_and_no_wildcard(text: str) -> None:
     """Dots stand between names, one at a time."""
     with pytest.raises(ValueError, match="single dots"):

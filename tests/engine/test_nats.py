@@ -1,5 +1,6 @@
 """The driver's connection: it connects, comes back, resubscribes, and notices a server that is silent."""
 
+import itertools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -159,9 +160,8 @@ async def test_a_failed_start_is_tried_again_and_its_reason_is_kept(
         server = await peer.take()
         await start(server)
         second = await peer.take()
-        assert not connection.is_up
-        assert connection.last_error is not None
-        assert reason in connection.last_error
+        assert connection.statistics().connects == 0
+        assert reason in str(connection.last_error)
         await second.greet()
         await wait_up(connection)
         assert connection.last_error is None
@@ -190,7 +190,7 @@ async def test_tries_are_short_apart_and_never_further_than_half_a_second(
     connection = NatsConnection(locate, "test")
     with trio.move_on_after(5):
         await connection.run()
-    pauses = [later - earlier for earlier, later in zip(at, at[1:], strict=False)]
+    pauses = [later - earlier for earlier, later in itertools.pairwise(at)]
     expected = RECONNECT_FIRST_S
     for pause_s in pauses:
         assert pause_s == pytest.approx(expected)

@@ -1,5 +1,7 @@
 """Header blocks of NATS messages: decoded leniently, encoded so that nothing can break out of them."""
 
+import contextlib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -44,10 +46,8 @@ def test_what_is_no_header_block_is_refused(block: bytes) -> None:
 def test_any_block_is_headers_or_the_wires_error(tail: bytes) -> None:
     """Headers come from whoever may publish: they never raise anything else."""
     read_headers(b"NATS/1.0" + tail)
-    try:
+    with contextlib.suppress(WireError):
         read_headers(tail)
-    except WireError:
-        pass
 
 
 names = st.text("ABCXYZabcxyz0189-_", min_size=1, max_size=16)

@@ -1,5 +1,7 @@
 """The codec of the NATS client protocol: whole, byte by byte, cut at random, with trailing bytes, and broken."""
 
+import itertools
+
 import orjson
 import pytest
 from hypothesis import example, given
@@ -58,7 +60,7 @@ def parse(*pieces: bytes) -> list[Event]:
 def cut_at(data: bytes, places: list[int]) -> list[bytes]:
     """The data in pieces that end at these places."""
     edges = [0, *sorted(place % (len(data) + 1) for place in places), len(data)]
-    return [data[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+    return [data[start:end] for start, end in itertools.pairwise(edges)]
 
 
 def test_a_conversation_fed_whole_gives_its_events() -> None:

@@ -39,8 +39,8 @@ async def test_stalled_agents_cost_little_and_slow_nobody_down(
 ) -> None:
     """T8: three agents that never read stand before a backlog; memory grows by under 20 MiB, a fast one is as fast.
 
-    The short form drains for too short a time to compare rates, and says them; the long one holds the fast agent to 95 %
-    of its solo rate.
+    The short form drains for too short a time to compare rates, and says them; the long one holds the fast agent to
+    95 % of its solo rate.
     """
     async with open_gateway(tmp_path / "data") as gateway, AsyncExitStack() as stack:
         for _ in range(events_count // 1000):

@@ -7,6 +7,7 @@ Rules of the file:
 """
 
 import json
+from collections.abc import Callable
 from typing import NamedTuple
 
 from hypothesis import strategies as st
@@ -75,13 +76,14 @@ KNOWN_MEMBERS = st.dictionaries(
     KNOWN, st.sampled_from(["1", "0", "1700000000.5", '"x"', "null", "true", "[]"]), max_size=3
 )
 ODD_MEMBERS = st.dictionaries(ODD_NAMES, VALUES, max_size=2)
-WRITERS = st.sampled_from([dumps, json.dumps])
+WRITERS: st.SearchStrategy[Callable[[object], str]] = st.sampled_from([dumps, json.dumps])
 
 
 @st.composite
 def raw_events(draw: st.DrawFn) -> RawEvent:
     """One legal event."""
-    space, write = draw(SPACES), draw(WRITERS)
+    space = draw(SPACES)
+    write = draw(WRITERS)
     kind, paths = draw(KINDS), draw(PATH_MEMBERS)
     data = {**draw(ODD_MEMBERS), **draw(KNOWN_MEMBERS), **{name: write(path) for name, path in paths.items()}}
     event = {"type": write(kind), "data": members(data, space)}
