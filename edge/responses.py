@@ -45,7 +45,7 @@ def encode_response(response: Response, request_id: str, *, stays: bool, head_on
         _STATUS_LINES[response.status],
         b"content-type: %s\r\ncontent-length: %d\r\nx-request-id: %s\r\ndate: %s\r\n"
         % (response.content_type.encode(), len(body), request_id.encode(), _date()),
-        _SECURITY_BYTES,
+        _SECURITY_BYTES if not response.headers else _security_beside(response.headers),
     ]
     for name, value in response.headers.items():
         parts.append(f"{name}: {value}\r\n".encode("latin-1"))
@@ -53,6 +53,11 @@ def encode_response(response: Response, request_id: str, *, stays: bool, head_on
     if not head_only:
         parts.append(body)
     return b"".join(parts)
+
+
+def _security_beside(own: dict[str, str]) -> bytes:
+    names = {name.lower() for name in own}
+    return b"".join(f"{name}: {value}\r\n".encode() for name, value in SECURITY.items() if name not in names)
 
 
 class _DateCache:

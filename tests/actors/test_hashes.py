@@ -101,7 +101,7 @@ async def test_many_deletions_at_once_do_not_run_ahead_of_time(monkeypatch: pyte
 @needs_redis
 async def test_what_another_gateway_learned_is_known_here(tmp_path: Path) -> None:
     """The second tier is asked once for what the first does not know, and the first remembers the answer."""
-    async with open_bridge() as bridge, open_redis_server(tmp_path) as redis:
+    async with open_bridge() as bridge, open_redis_server(tmp_path) as redis:  # noqa: SIM117  # one line is too long
         async with open_cache(bridge, redis) as one, open_cache(bridge, redis) as other:
             await one.learn([upsert(number, f"{number:02x}") for number in range(50)])
             assert await ask(other, *range(60)) == [f"{number:02x}" for number in range(50)] + [None] * 10
@@ -121,7 +121,7 @@ async def mget_calls(redis: RedisServer) -> bytes:
 @needs_redis
 async def test_a_deletion_at_another_gateway_is_a_miss_here(tmp_path: Path) -> None:
     """At once for whoever asks Redis, and after about a second for what is remembered here."""
-    async with open_bridge() as bridge, open_redis_server(tmp_path) as redis:
+    async with open_bridge() as bridge, open_redis_server(tmp_path) as redis:  # noqa: SIM117  # one line is too long
         async with open_cache(bridge, redis) as one, open_cache(bridge, redis) as other, trio.open_nursery() as nursery:
             nursery.start_soon(other.run, Actor("hashes", 0.0), lambda: None)
             await one.learn([upsert(1), upsert(2)])
@@ -143,7 +143,7 @@ async def test_a_deletion_at_another_gateway_is_a_miss_here(tmp_path: Path) -> N
 async def test_a_deletion_here_counts_while_redis_is_away(tmp_path: Path) -> None:
     """What Redis still holds is no hit after a deletion that Redis never heard of."""
     table = HashTable(AMPLE_BYTES, TTL_S)
-    async with open_bridge() as bridge, open_redis_server(tmp_path) as redis:
+    async with open_bridge() as bridge, open_redis_server(tmp_path) as redis:  # one line is too long
         async with open_cache(bridge, redis) as other:
             await other.learn([upsert(1), upsert(2)])
         await HashCache(table, None).learn([delete(1)])

@@ -154,7 +154,7 @@ def test_an_accepted_path_is_safe_whatever_it_was_made_of(target: bytes) -> None
     try:
         head = check(target)
     except Refused as refused:
-        assert refused.kind.status in {400, 414}
+        assert refused.kind.status in {400, 414}  # noqa: PT017  # refusing is one of two good ends
         return
     assert head.path.startswith("/")
     assert not {".", ".."} & set(head.path.split("/"))
