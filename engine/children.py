@@ -109,8 +109,9 @@ def start_child(argv: Sequence[str], record: Path, log: IO[bytes]) -> Child:
         identity = {"pid": child.pid, "start_time": _start_time(child.pid), "exe": _exe(child.pid), "argv": list(argv)}
         record.write_bytes(orjson.dumps(identity))
     except OSError:
-        child.close()  # it ended at once, or nobody could find it later
-        raise
+        if child.exit_code is None:  # else it ended at once, and its exit code says how
+            child.close()  # nobody could find it later
+            raise
     return child
 
 

@@ -22,6 +22,7 @@ async def read_sync_always(monitor_url: str) -> bool | None:
         verify = monitor_url.startswith("https:")
         async with httpx2.AsyncClient(timeout=ANSWER_WITHIN_S, verify=verify) as client:
             reply = await client.get(f"{monitor_url}/varz")
+            reply.raise_for_status()
             fields = reply.json()
             return bool(fields["jetstream"]["config"].get("sync_always", False))
     except (httpx2.HTTPError, ValueError, KeyError, TypeError):

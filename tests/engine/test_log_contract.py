@@ -5,141 +5,21 @@ Rules of the file:
   otherwise fails here first.
 """
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from functools import partial
 from pathlib import Path
 
 import pytest
 import trio
 
-from engine.endpoints import Endpoint
 from engine.frames import batch_messages, keyed_message, merged_message
-from engine.jetstream import JetStream
-from engine.log import (
-    DUPLICATE_IN_BATCH,
-    Delivery,
-    NotStored,
-    Outcome,
-    PullRequest,
-    PullStatus,
-    Stored,
-    Verdict,
-    read_delivery,
-)
-from engine.nats_wire import Message
-from tests.support.nats_client import NatsClient, open_nats_client
-from tests.support.nats_server import open_nats_server
-from tests.support.waiting import wait_until
+from engine.log import DUPLICATE_IN_BATCH, NotStored, PullRequest, PullStatus, Stored, Verdict
+from tests.support.real_log import Inbox, deliveries_of, open_real_log
 
 WITHIN_S = 5.0
 
 
-class Log:
-    """A real stream `S` on `snapfs.>`, our data plane on it, and a client that sees what is there."""
-
-    def __init__(self, data: JetStream, client: NatsClient) -> None:
-        self.data = data
-        self.client = client
-
-    async def publish(self, *messages: tuple[bytes, bytes], subject: str = "snapfs.files") -> list[Outcome]:
-        """Publish these messages together, and give their outcomes in order."""
-        outcomes: dict[int, Outcome] = {}
-        done = trio.Event()
-
-        def take(number: int, outcome: Outcome) -> None:
-            outcomes[number] = outcome
-            if len(outcomes) == len(messages):
-                done.set()
-
-        for number, (header, payload) in enumerate(messages):
-            self.data.publish_nowait(subject, payload, partial(take, number), header)
-        with trio.fail_after(WITHIN_S):
-            await done.wait()
-        return [outcomes[number] for number in range(len(messages))]
-
-    async def make_durable(self, name: str = "d", *, ack_wait_s: float = 30.0) -> None:
-        """Make a consumer as the control plane does."""
-        config = {"durable_name": name, "ack_policy": "explicit", "ack_wait": int(ack_wait_s * 1e9)}
-        await self.client.api(f"CONSUMER.DURABLE.CREATE.S.{name}", {"stream_name": "S", "config": config})
-
-    async def info(self, member: str) -> int:
-        """One of the numbers that the log knows of the consumer."""
-        value: int = (await self.client.api("CONSUMER.INFO.S.d"))[member]
-        return value
-
-    async def wait_info(self, member: str, number: int) -> None:
-        """Wait until the log knows that number of the consumer."""
-
-        async def is_there() -> bool:
-            return await self.info(member) == number
-
-        await wait_until(is_there, f"{member} is {number}")
-
-
-class Inbox:
-    """Where a test's pulls are answered."""
-
-    def __init__(self, log: Log, durable: str = "d") -> None:
-        self.items: list[Delivery | PullStatus] = []
-        self._log = log
-        self._durable = durable
-        self._news = trio.Event()
-        self.subscription = log.data.connection.subscribe(self._take)
-
-    def ask(self, request: PullRequest) -> None:
-        """Send a pull."""
-        assert self._log.data.pull_nowait("S", self._durable, self.subscription.subject, request)
-
-    async def pull(self, request: PullRequest, count: int) -> list[Delivery | PullStatus]:
-        """Send a pull and wait for this many answers to it."""
-        self.ask(request)
-        return await self.take(count)
-
-    async def take(self, count: int) -> list[Delivery | PullStatus]:
-        """Wait for this many answers."""
-        with trio.fail_after(WITHIN_S):
-            while len(self.items) < count:
-                self._news = trio.Event()
-                await self._news.wait()
-        items, self.items = self.items[:count], self.items[count:]
-        return items
-
-    def _take(self, message: Message) -> None:
-        item = read_delivery(message)
-        assert item is not None
-        self.items.append(item)
-        self._news.set()
-
-
-@asynccontextmanager
-async def open_log(folder: Path, **stream: object) -> AsyncIterator[Log]:
-    """A server with a stream, and everything that a test needs of it."""
-    async with (
-        open_nats_server(folder) as server,
-        open_nats_client(server.url) as client,
-        trio.open_nursery() as nursery,
-    ):
-        config = {"name": "S", "subjects": ["snapfs.>"], "allow_atomic": True, "allow_direct": True, **stream}
-        await client.api("STREAM.CREATE.S", config)
-        data = JetStream(lambda: Endpoint("127.0.0.1", server.port, {}), "test")
-        nursery.start_soon(data.connection.run)
-        with trio.fail_after(WITHIN_S):
-            await data.connection.wait_up()
-        yield Log(data, client)
-        nursery.cancel_scope.cancel()
-
-
-def deliveries_of(items: list[Delivery | PullStatus]) -> list[Delivery]:
-    """The answers, all of which are deliveries."""
-    found = [item for item in items if isinstance(item, Delivery)]
-    assert len(found) == len(items), items
-    return found
-
-
 async def test_a_stored_message_has_a_position_and_its_header(tmp_path: Path) -> None:
     """Positions rise, in the order of publishing, and the header can be read by them."""
-    async with open_log(tmp_path) as log:
+    async with open_real_log(tmp_path) as log:
         messages = [merged_message([b'{"a":1}'], 1), keyed_message(b'{"a":2}', 1, "id-1", "d" * 32)]
         assert await log.publish(*messages) == [Stored("S", 1, False), Stored("S", 2, False)]
         fields = await log.data.read_header("S", 2, WITHIN_S)
@@ -154,7 +34,7 @@ async def test_a_stored_message_has_a_position_and_its_header(tmp_path: Path) ->
 
 async def test_a_known_message_id_is_a_duplicate(tmp_path: Path) -> None:
     """The answer names the first one's position, whatever the body, and nothing more is stored."""
-    async with open_log(tmp_path) as log:
+    async with open_real_log(tmp_path) as log:
         first = keyed_message(b"1", 1, "id-1", "d")
         assert await log.publish(first) == [Stored("S", 1, False)]
         await log.publish(merged_message([b"2"], 1))
@@ -164,7 +44,7 @@ async def test_a_known_message_id_is_a_duplicate(tmp_path: Path) -> None:
 
 async def test_a_subject_that_no_stream_takes_is_not_stored(tmp_path: Path) -> None:
     """The server says that nobody is there: 503, which is worth another try."""
-    async with open_log(tmp_path) as log:
+    async with open_real_log(tmp_path) as log:
         [outcome] = await log.publish((b"", b"{}"), subject="nobody.here")
         assert isinstance(outcome, NotStored)
         assert outcome.code == 503
@@ -172,7 +52,7 @@ async def test_a_subject_that_no_stream_takes_is_not_stored(tmp_path: Path) -> N
 
 async def test_a_full_stream_refuses(tmp_path: Path) -> None:
     """A refusal has the log's code and words, and is not one of those that are tried again."""
-    async with open_log(tmp_path, max_msgs=1, discard="new") as log:
+    async with open_real_log(tmp_path, max_msgs=1, discard="new") as log:
         assert await log.publish((b"", b"{}")) == [Stored("S", 1, False)]
         [outcome] = await log.publish((b"", b"{}"))
         assert isinstance(outcome, NotStored)
@@ -182,7 +62,7 @@ async def test_a_full_stream_refuses(tmp_path: Path) -> None:
 
 async def test_a_batch_is_answered_by_its_last_message(tmp_path: Path) -> None:
     """Stored together at consecutive positions; of the earlier messages no answer is an acknowledgement."""
-    async with open_log(tmp_path) as log:
+    async with open_real_log(tmp_path) as log:
         await log.publish((b"", b"{}"))
         *earlier, last = await log.publish(*batch_messages([(1, b"1"), (1, b"2"), (1, b"3")], "b-1", "id-1", "d"))
         assert last == Stored("S", 4, False)
@@ -192,7 +72,7 @@ async def test_a_batch_is_answered_by_its_last_message(tmp_path: Path) -> None:
 
 async def test_a_known_id_rejects_a_whole_batch(tmp_path: Path) -> None:
     """Error 10201 and nothing stored; the first message alone, repeated, tells where the batch is."""
-    async with open_log(tmp_path) as log:
+    async with open_real_log(tmp_path) as log:
         messages = batch_messages([(1, b"1"), (1, b"2")], "b-1", "id-1", "d")
         await log.publish(*messages)
         outcomes = await log.publish(*batch_messages([(1, b"1"), (1, b"2")], "b-2", "id-1", "d"))
@@ -204,7 +84,7 @@ async def test_a_known_id_rejects_a_whole_batch(tmp_path: Path) -> None:
 
 async def test_a_batch_without_its_end_is_not_stored(tmp_path: Path) -> None:
     """What a gateway began and never finished is nowhere."""
-    async with open_log(tmp_path) as log:
+    async with open_real_log(tmp_path) as log:
         await log.publish(*batch_messages([(1, b"1"), (1, b"2"), (1, b"3")], "b-1", "", "")[:2])
         await log.publish((b"", b"{}"))
         assert [one.data for one in await log.client.read_stream("S")] == [b"{}"]
@@ -212,7 +92,7 @@ async def test_a_batch_without_its_end_is_not_stored(tmp_path: Path) -> None:
 
 async def test_a_sweep_brings_what_is_there_and_ends(tmp_path: Path) -> None:
     """In order, with positions, as frames or not; then 404, at once; all answers of one pull come together."""
-    async with open_log(tmp_path) as log:
+    async with open_real_log(tmp_path) as log:
         await log.make_durable()
         inbox = Inbox(log)
         assert await inbox.pull(PullRequest(5), 1) == [PullStatus(404, "No Messages")]
@@ -228,7 +108,7 @@ async def test_a_sweep_brings_what_is_there_and_ends(tmp_path: Path) -> None:
 
 async def test_a_waiting_pull_is_answered_by_the_first_message(tmp_path: Path) -> None:
     """A new message reaches a waiting consumer at once, and a wait that is over says so."""
-    async with open_log(tmp_path) as log:
+    async with open_real_log(tmp_path) as log:
         await log.make_durable()
         inbox = Inbox(log)
         assert await inbox.pull(PullRequest(1, expires_s=0.05), 1) == [PullStatus(408, "Request Timeout")]
@@ -240,7 +120,7 @@ async def test_a_waiting_pull_is_answered_by_the_first_message(tmp_path: Path) -
 
 async def test_a_pull_is_bounded_in_bytes(tmp_path: Path) -> None:
     """The limit stops before it is passed; a message that alone is larger is announced and not delivered."""
-    async with open_log(tmp_path) as log:
+    async with open_real_log(tmp_path) as log:
         await log.make_durable()
         await log.publish(*[(b"", b"x" * 600)] * 3)
         await log.wait_info("num_pending", 3)
@@ -256,7 +136,7 @@ async def test_a_pull_is_bounded_in_bytes(tmp_path: Path) -> None:
 
 async def test_each_verdict_does_what_it_says(tmp_path: Path) -> None:
     """ACK ends it, NAK brings it again at once and counts, TERM drops it, PROGRESS extends the lease."""
-    async with open_log(tmp_path) as log:
+    async with open_real_log(tmp_path) as log:
         await log.make_durable(ack_wait_s=0.3)
         await log.publish(*[(b"", b"%d" % number) for number in range(1, 5)])
         await log.wait_info("num_pending", 4)
@@ -284,7 +164,7 @@ async def test_each_verdict_does_what_it_says(tmp_path: Path) -> None:
 
 async def test_what_comes_to_a_closed_inbox_goes_to_another_at_once(tmp_path: Path) -> None:
     """Whether the log notices or the driver gives the stray delivery back, nothing waits for a lease to end."""
-    async with open_log(tmp_path) as log:
+    async with open_real_log(tmp_path) as log:
         await log.make_durable()
         gone, here = Inbox(log), Inbox(log)
         gone.ask(PullRequest(1, expires_s=30.0))
@@ -301,7 +181,7 @@ async def test_what_comes_to_a_closed_inbox_goes_to_another_at_once(tmp_path: Pa
 @pytest.mark.parametrize("is_waiting", [True, False])
 async def test_a_consumer_that_is_gone_is_said_so(tmp_path: Path, *, is_waiting: bool) -> None:
     """Deleted under a waiting pull, or before a pull: the agent's session can end with a reason."""
-    async with open_log(tmp_path) as log:
+    async with open_real_log(tmp_path) as log:
         await log.make_durable()
         inbox = Inbox(log)
         if is_waiting:
