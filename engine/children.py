@@ -107,11 +107,13 @@ def start_child(argv: Sequence[str], record: Path, log: IO[bytes]) -> Child:
     child = Child(process)
     try:
         identity = {"pid": child.pid, "start_time": _start_time(child.pid), "exe": _exe(child.pid), "argv": list(argv)}
+    except OSError:
+        return child  # it ended at once: its exit code says how
+    try:
         record.write_bytes(orjson.dumps(identity))
     except OSError:
-        if child.exit_code is None:  # else it ended at once, and its exit code says how
-            child.close()  # nobody could find it later
-            raise
+        child.close()  # nobody could find it later
+        raise
     return child
 
 

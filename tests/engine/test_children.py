@@ -72,7 +72,7 @@ async def test_waiting_gives_how_it_ended(tmp_path: Path) -> None:
 async def test_a_child_that_ends_at_once_says_how(tmp_path: Path) -> None:
     """A program that finds its configuration wrong is waited for like any other, however quickly it is gone."""
     before = count_fds(os.getpid())
-    for _ in range(20):
+    for _ in range(100):
         with running(tmp_path, ["sh", "-c", "exit 7"]) as (child, _record):
             with trio.fail_after(5):
                 assert await child.wait() == 7
