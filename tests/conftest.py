@@ -2,6 +2,7 @@
 
 import os
 import random
+import signal
 import uuid
 from collections.abc import Iterator
 
@@ -9,6 +10,9 @@ import pytest
 import trio.testing
 
 from tests.support.gateway import Gateway, running_gateway
+
+# A shell that runs the tests in the background has them ignore Ctrl-C, and what they start would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
