@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import math
 import os
 import subprocess
 import sys
@@ -137,7 +138,7 @@ def test_every_comparison_runs_in_the_same_invocation(found: dict[str, Any]) -> 
     """Every scenario reports a ratio of headgate to what it is compared with, or the pass without an agent."""
     for report in found["scenarios"]:
         assert report["ratios"], report["scenario"]
-        assert all(ratio["ratio"] is None or ratio["ratio"] >= 0 for ratio in report["ratios"])
+        assert all(ratio["ratio"] is None or math.isfinite(ratio["ratio"]) for ratio in report["ratios"])
 
 
 def test_probes_of_known_files_all_hit(found: dict[str, Any]) -> None:

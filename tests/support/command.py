@@ -93,6 +93,7 @@ def _start(folder: Path, arguments: Sequence[str], env: Mapping[str, str]) -> Co
             stdout=out_file,
             stderr=err_file,
             start_new_session=True,
+            preexec_fn=_take_signals,  # noqa: PLW1509  # two system calls, in a test
         )
     return Command(process, out, err)
 
@@ -104,3 +105,9 @@ async def run_command(
     async with open_command(folder, *arguments, env=env) as command:
         with trio.fail_after(timeout_s + 1):
             return await command.wait_ended(timeout_s)
+
+
+def _take_signals() -> None:
+    """Have Ctrl-C end the command, whatever the tests or their shell did to signals before."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
