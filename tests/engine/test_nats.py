@@ -1,8 +1,6 @@
 """The driver's connection: it connects, comes back, resubscribes, and notices a server that is silent."""
 
 import itertools
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import pytest
 import trio
@@ -11,25 +9,8 @@ import trio.testing
 from engine.endpoints import Endpoint
 from engine.nats import CONNECT_TIMEOUT_S, PING_EVERY_S, RECONNECT_FIRST_S, RECONNECT_MOST_S, NatsConnection
 from engine.nats_wire import Message
-from tests.support.nats_peer import NatsPeer, open_nats_peer
-
-WITHIN_S = 5.0
-
-
-@asynccontextmanager
-async def open_connection(peer: NatsPeer) -> AsyncIterator[NatsConnection]:
-    """Run a connection to the peer for the length of the block."""
-    connection = NatsConnection(peer.locate, "test")
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(connection.run)
-        yield connection
-        nursery.cancel_scope.cancel()
-
-
-async def wait_up(connection: NatsConnection) -> None:
-    """Wait until the connection is usable."""
-    with trio.fail_after(WITHIN_S):
-        await connection.wait_up()
+from tests.support.nats_connection import WITHIN_S, open_connection, wait_up
+from tests.support.nats_peer import open_nats_peer
 
 
 async def wait_down(connection: NatsConnection) -> None:

@@ -1,32 +1,12 @@
 """The driver before it is connected: whatever a server does instead of the handshake is tried again."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-
 import pytest
 import trio
 import trio.testing
 
-from engine.nats import CONNECT_TIMEOUT_S, NatsConnection
-from tests.support.nats_peer import NatsPeer, PeerConnection, open_nats_peer
-
-WITHIN_S = 5.0
-
-
-@asynccontextmanager
-async def open_connection(peer: NatsPeer) -> AsyncIterator[NatsConnection]:
-    """Run a connection to the peer for the length of the block."""
-    connection = NatsConnection(peer.locate, "test")
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(connection.run)
-        yield connection
-        nursery.cancel_scope.cancel()
-
-
-async def wait_up(connection: NatsConnection) -> None:
-    """Wait until the connection is usable."""
-    with trio.fail_after(WITHIN_S):
-        await connection.wait_up()
+from engine.nats import CONNECT_TIMEOUT_S
+from tests.support.nats_connection import open_connection, wait_up
+from tests.support.nats_peer import PeerConnection, open_nats_peer
 
 
 async def say_nothing(server: PeerConnection) -> None:
