@@ -1,4 +1,4 @@
-"""Request bodies, decoded from their content coding.
+"""Request bodies, decoded from their content coding, and JSON ones as values.
 
 Rules of the file:
 - The limit holds after decoding: a few bytes may not become many.
@@ -7,10 +7,19 @@ Rules of the file:
 import zlib
 from typing import Final
 
-from edge.http import Request
-from engine.errors import Refused
+import orjson
 
+from edge.http import Request
+from engine.bad_json import json_refusal
+from engine.errors import Refused
+from engine.json_depth import check_depth
+
+SMALL_BODY_BYTES: Final = 64 * 1024
+"""For bodies that hold a few members, as the management routes take them."""
 _GZIP: Final = 16 + zlib.MAX_WBITS
+_JSON_NAMES: Final = {list: "an array", str: "a string", int: "a number", float: "a number", bool: "a boolean"} | {
+    type(None): "null"
+}
 
 
 async def read_decoded_body(request: Request, limit_bytes: int) -> bytes:
@@ -28,6 +37,32 @@ async def read_decoded_body(request: Request, limit_bytes: int) -> bytes:
         raise Refused("request.unknown-encoding", f"Content-Encoding is {coding!r}; expected gzip or none")
     body = await request.read_body(limit_bytes)
     return body if coding == "identity" else gunzip(body, limit_bytes)
+
+
+async def read_json_object(
+    request: Request, limit_bytes: int = SMALL_BODY_BYTES, *, may_be_empty: bool = False
+) -> dict[str, object]:
+    """Read a request's body as a JSON object.
+
+    Args:
+        request: its body not read yet.
+        limit_bytes: before and after decoding.
+        may_be_empty: no body at all means an empty object.
+
+    Raises:
+        Refused: as `read_decoded_body`; or not JSON (with the byte), nested too deep, or not an object.
+    """
+    body = await read_decoded_body(request, limit_bytes)
+    if not body and may_be_empty:
+        return {}
+    try:
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError as problem:
+        raise json_refusal(body, problem) from None
+    check_depth(body, 0)
+    if not isinstance(value, dict):
+        raise Refused("request.wrong-shape", f"the body is {_JSON_NAMES[type(value)]}; expected an object")
+    return value
 
 
 def gunzip(body: bytes, limit_bytes: int) -> bytes:

@@ -28,6 +28,7 @@ class Request:
         peer: address of the client.
         request_id: echoed from the client or made up.
         read_body: reads the whole body, decoded from its transfer coding, within the given limit.
+        path_parameters: what the path holds where its route has names; decoded, never empty, without a slash.
     """
 
     method: str
@@ -37,6 +38,7 @@ class Request:
     peer: str
     request_id: str
     read_body: Callable[[int], Awaitable[bytes]]
+    path_parameters: dict[str, str] = field(default_factory=dict)
 
     def parameters(self) -> dict[str, str]:
         """Give the query's parameters; the last of a repeated one wins.

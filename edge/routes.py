@@ -2,6 +2,9 @@
 
 Rules of the file:
 - A path belongs to one lane; the lane is one word here.
+- A path may be a template: `/consumers/{durable}` stands for any one segment, decoded once with the path. Exact paths
+  are looked up first and win whole; no path fits two templates, so the order of the table means nothing.
+- What is counted and logged of a request is its route's path as it stands here, never what the client sent.
 - Handlers know no framework; `edge/express.py` and `edge/quart_lane.py` both serve this table.
 """
 
@@ -34,8 +37,8 @@ class Route:
 
     Args:
         method: upper case; GET also answers HEAD.
-        path: canonical path.
-        handler: answers it.
+        path: canonical path; `{name}` in place of a segment takes any text that is not empty.
+        handler: answers it; finds what a template took in `request.path_parameters`.
         lane: who serves it.
         summary: one line for the documents.
         admit: refuses before the body is read, None when everything is admitted.
@@ -47,6 +50,11 @@ class Route:
     lane: Lane
     summary: str
     admit: Callable[[], None] | None = None
+
+    def parameters_of(self, path: str) -> dict[str, str]:
+        """Give what a path that fits holds where the template has names."""
+        pairs = zip(self.path.split("/"), path.split("/"), strict=True)
+        return {name[1:-1]: text for name, text in pairs if name.startswith("{")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +82,11 @@ class RouteTable:
     _found: dict[tuple[str, str], Route] = field(default_factory=dict)
     _allowed: dict[str, list[str]] = field(default_factory=dict)
     _lanes: dict[str, Lane] = field(default_factory=dict)
+    _templates: dict[int, list[tuple[str, list[str]]]] = field(default_factory=dict)
+    """By their number of segments: a template and its segments."""
 
     def __post_init__(self) -> None:
-        """Index the routes; a path on two lanes or a repeated route is our bug."""
+        """Index the routes; a path on two lanes or for two templates, or a repeated route, is our bug."""
         for route in self.routes:
             if self._lanes.setdefault(route.path, route.lane) is not route.lane:
                 raise ValueError(f"{route.path} is on two lanes")
@@ -86,10 +96,14 @@ class RouteTable:
                     raise ValueError(f"{method} {route.path} is there twice")
                 self._found[method, route.path] = route
                 self._allowed.setdefault(route.path, []).append(method)
+        for path in self._allowed:
+            if "{" in path:
+                self._index_template(path)
 
     def lane(self, path: str) -> Lane:
         """Give the lane of a path; what nobody knows is answered by the express lane."""
-        return self._lanes.get(path, Lane.EXPRESS)
+        lane = self._lanes.get(path)
+        return lane if lane is not None else self._lanes.get(self._path_in_table(path), Lane.EXPRESS)
 
     def find(self, method: str, path: str) -> Route:
         """Give the route.
@@ -98,16 +112,43 @@ class RouteTable:
             Refused: unknown path (404), wrong method (405, with what is allowed), or a WebSocket path (426).
         """
         route = self._found.get((method, path))
-        if route is not None:
+        if route is not None and "{" not in path:
             return route
-        if path in self._allowed:
-            allow = ", ".join(self._allowed[path])
+        known = self._path_in_table(path)
+        if known in self._allowed:
+            route = self._found.get((method, known))
+            if route is not None:
+                return route
+            allow = ", ".join(self._allowed[known])
             raise Refused("request.wrong-method", f"{path} takes {allow}, not {method}", allow=allow)
         if path in self.sockets:
             if method != "GET":
                 raise Refused("request.wrong-method", f"{path} takes a WebSocket upgrade by GET", allow="GET")
             raise Refused("request.upgrade-required", f"{path} speaks WebSocket: connect with ws://…{path}")
         raise Refused("request.no-such-path", f"there is nothing at {path}")
+
+    def _path_in_table(self, path: str) -> str:
+        """Give a path as the table writes it: itself, the template that it fits, or nothing."""
+        if path in self._allowed and "{" not in path:
+            return path
+        segments = path.split("/")
+        for template, names in self._templates.get(len(segments), ()):
+            if _fits(segments, names):
+                return template
+        return ""
+
+    def _index_template(self, path: str) -> None:
+        segments = path.split("/")
+        beside = self._templates.setdefault(len(segments), [])
+        for other, names in beside:
+            if all(a == b or a[:1] == "{" or b[:1] == "{" for a, b in zip(segments, names, strict=True)):
+                raise ValueError(f"{path} and {other} fit the same paths")
+        beside.append((path, segments))
+
+
+def _fits(segments: list[str], names: list[str]) -> bool:
+    pairs = zip(segments, names, strict=True)
+    return all(text == name or (text != "" and name[:1] == "{") for text, name in pairs)
 
 
 async def respond(table: RouteTable, request: Request) -> Response:
@@ -116,6 +157,8 @@ async def respond(table: RouteTable, request: Request) -> Response:
     try:
         route = table.find(request.method, request.path)
         label = route.path
+        if "{" in label:
+            request.path_parameters = route.parameters_of(request.path)
         if route.admit is not None:
             route.admit()
         response = await route.handler(request)

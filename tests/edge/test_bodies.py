@@ -5,7 +5,7 @@ import zlib
 
 import pytest
 
-from edge.bodies import gunzip, read_decoded_body
+from edge.bodies import gunzip, read_decoded_body, read_json_object
 from edge.http import Request
 from engine.errors import Refused
 
@@ -108,3 +108,41 @@ def test_a_damaged_member_is_refused() -> None:
 def test_what_is_no_gzip_is_refused(body: bytes) -> None:
     """Plain bytes, and the two neighbours of gzip."""
     assert refusal_code(body) == "request.bad-encoding"
+
+
+@pytest.mark.parametrize("body", [b'{"to":"new","n":1}', gzip.compress(b' {"to":"new", "n":1}\n')])
+async def test_a_json_object_is_read_in_its_coding(body: bytes) -> None:
+    """Plain or gzip, the members are the same."""
+    coding = "gzip" if body[:2] == b"\x1f\x8b" else None
+    assert await read_json_object(request_with(body, coding), LIMIT) == {"to": "new", "n": 1}
+
+
+async def test_an_empty_body_may_stand_for_an_empty_object() -> None:
+    """Only where the route says so."""
+    assert await read_json_object(request_with(b""), LIMIT, may_be_empty=True) == {}
+    with pytest.raises(Refused) as caught:
+        await read_json_object(request_with(b""), LIMIT)
+    assert caught.value.kind.code == "request.bad-json"
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "said"),
+    [
+        (b'{"to":}', "request.bad-json", "byte 6"),
+        (b'{"to":"\xff"}', "request.bad-json", "not JSON at byte"),
+        (b'{"to":1} x', "request.bad-json", "byte 9"),
+        (b"[1]", "request.wrong-shape", "an array; expected an object"),
+        (b'"x"', "request.wrong-shape", "a string"),
+        (b"1", "request.wrong-shape", "a number"),
+        (b"1.5", "request.wrong-shape", "a number"),
+        (b"true", "request.wrong-shape", "a boolean"),
+        (b"null", "request.wrong-shape", "null"),
+        (b'{"a":' * 33 + b"1" + b"}" * 33, "request.wrong-shape", "32 levels"),
+        (b'{"a":' * 9000 + b"1" + b"}" * 9000, "request.bad-json", "not JSON"),
+    ],
+)
+async def test_what_is_no_json_object_is_refused(body: bytes, code: str, said: str) -> None:
+    """The text says what it was, or where it stopped being JSON."""
+    with pytest.raises(Refused, match=said) as caught:
+        await read_json_object(request_with(body), LIMIT)
+    assert caught.value.kind.code == code
