@@ -11,6 +11,7 @@ What must change with it: `edge/gate.py` reads its requests with the methods her
 """
 
 import re
+import socket
 from collections.abc import Awaitable, Callable
 from enum import Enum
 from functools import lru_cache
@@ -22,11 +23,12 @@ import structlog
 import trio
 
 from edge.chunked import ChunkedDecoder
-from edge.http import Request
+from edge.http import Request, Response, SendPiece
 from edge.normaliser import MAX_HEAD_BYTES, Head, check_head, head_too_large
 from edge.problems import problem_response
 from edge.responses import encode_response, request_id_of
 from edge.routes import Lane, RouteTable, respond
+from edge.streamed import StreamedAnswer, is_http_1_0
 from engine.errors import Refused
 
 log = structlog.get_logger("express")
@@ -116,7 +118,7 @@ class Connection:
             if self._table.lane(head.path) is Lane.QUART:
                 await self._hand_over(self, head)
                 return
-            if not await self._answer(head, request_id_of(head.headers)):
+            if not await self.answer(head, request_id_of(head.headers)):
                 return
 
     async def next_head(self) -> Head | None:
@@ -165,19 +167,46 @@ class Connection:
                 self.deadline = trio.current_time() + HEADER_WITHIN_S
             buffer += data
 
-    async def _answer(self, head: Head, request_id: str) -> bool:
+    def serves(self, path: str) -> bool:
+        """Say that a path is this lane's own."""
+        return self._table.lane(path) is Lane.EXPRESS
+
+    async def answer(self, head: Head, request_id: str) -> bool:
         """Answer one request; False when the connection ends with it."""
 
         async def read_body(limit_bytes: int) -> bytes:
             return await self.read_body(head, limit_bytes)
 
-        request = Request(head.method, head.path, head.query, head.headers, self._peer, request_id, read_body)
+        streamed = StreamedAnswer(self._send)
+
+        async def begin(response: Response) -> SendPiece:
+            stays = head.keep_alive and not response.close and not self._unread and not self._is_draining()
+            return await streamed.begin(response, request_id, stays=stays, is_old=is_http_1_0(self._head_bytes))
+
+        request = Request(
+            head.method,
+            head.path,
+            head.query,
+            head.headers,
+            self._peer,
+            request_id,
+            read_body,
+            begin=begin,
+            wait_left=self._wait_left,
+        )
         response = await respond(self._table, request)
+        if streamed.response is not None:
+            return await streamed.end(response)
         stays = head.keep_alive and not response.close and not self._unread and not self._is_draining()
         await self._send(encode_response(response, request_id, stays=stays, head_only=head.method == "HEAD"))
         if not stays and self._unread:
             await self._linger()
         return stays
+
+    async def _wait_left(self) -> None:
+        """Wait until the client has closed its end; one that has sent its next request already is taken for present."""
+        if self._buffer or self._unread or await self.stream.socket.recv(1, socket.MSG_PEEK):
+            await trio.sleep_forever()
 
     async def read_body(self, head: Head, limit_bytes: int) -> bytes:
         """Read a request's body.

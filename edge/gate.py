@@ -7,6 +7,8 @@ Hypercorn's reader where nothing wakes it when the client leaves.
 
 Rules of the file:
 - What goes through is canonical: one Content-Length, no other framing, nothing that asks for another protocol.
+- What the express lane owns is answered by it, between Hypercorn's requests: not every answer of it can go through a
+  framework.
 - A refused request is answered here, and ends the connection.
 - Every send has a deadline: Hypercorn shields its sends, so without one a client that stops reading would hold a task
   that cannot be cancelled, and shutdown with it.
@@ -20,6 +22,7 @@ import trio
 from edge.express import Connection
 from edge.handover import send_in_pieces
 from edge.normaliser import Head
+from edge.responses import request_id_of
 from engine.errors import Refused
 
 MOST_BODY_BYTES: Final = 8 * 1024 * 1024
@@ -101,6 +104,8 @@ class Gate(trio.abc.HalfCloseableStream):
         connection = self._connection
         head = self._head or await connection.next_head()
         self._head = None
+        while head is not None and not head.websocket and connection.serves(head.path):
+            head = await connection.next_head() if await connection.answer(head, request_id_of(head.headers)) else None
         if head is None:
             return b""
         if head.websocket:

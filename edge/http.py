@@ -10,10 +10,18 @@ from typing import Final
 from urllib.parse import parse_qsl
 
 import orjson
+import trio
 
 from engine.errors import Refused
 
 JSON: Final = "application/json"
+SendPiece = Callable[[bytes], Awaitable[None]]
+"""Sends a piece of a body; it waits for a slow client, who has a deadline for each."""
+
+
+async def cannot_stream(_: object) -> SendPiece:
+    """Refuse to begin a body in pieces, where whoever asks cannot take one."""
+    raise Refused("request.not-implemented", "an answer in pieces needs HTTP/1.1 on a connection of its own")
 
 
 @dataclass(slots=True)
@@ -29,6 +37,9 @@ class Request:
         request_id: echoed from the client or made up.
         read_body: reads the whole body, decoded from its transfer coding, within the given limit.
         path_parameters: what the path holds where its route has names; decoded, never empty, without a slash.
+        begin: begins an answer whose body is sent in pieces, and gives what sends one. The handler then returns the
+            response it began; whatever else it ends with, the body is cut, which a client can tell from its end.
+        wait_left: returns when the client has closed its end.
     """
 
     method: str
@@ -39,6 +50,8 @@ class Request:
     request_id: str
     read_body: Callable[[int], Awaitable[bytes]]
     path_parameters: dict[str, str] = field(default_factory=dict)
+    begin: "Callable[[Response], Awaitable[SendPiece]]" = cannot_stream
+    wait_left: Callable[[], Awaitable[None]] = trio.sleep_forever
 
     def parameters(self) -> dict[str, str]:
         """Give the query's parameters; the last of a repeated one wins.

@@ -1,7 +1,7 @@
 """Responses as bytes, and the headers that every one of them carries.
 
 Rules of the file:
-- Framing is built here alone: one Content-Length, no Transfer-Encoding, no header from outside but the request's id.
+- Framing is built here alone: one Content-Length or chunks, no header from outside but the request's id.
 """
 
 import itertools
@@ -41,17 +41,30 @@ def encode_response(response: Response, request_id: str, *, stays: bool, head_on
         head_only: the request was HEAD: the length is said, the body is not.
     """
     body = response.body
+    head = _encode_head(response, b"content-length: %d" % len(body), request_id, stays=stays)
+    return head if head_only else head + body
+
+
+def encode_streamed_head(response: Response, request_id: str, *, stays: bool) -> bytes:
+    """Give the head of a response whose body comes in chunks."""
+    return _encode_head(response, b"transfer-encoding: chunked", request_id, stays=stays)
+
+
+def encode_chunk(piece: bytes) -> bytes:
+    """Give a piece of a body as a chunk; the empty one is the body's end."""
+    return b"%x\r\n%b\r\n" % (len(piece), piece)
+
+
+def _encode_head(response: Response, framing: bytes, request_id: str, *, stays: bool) -> bytes:
     parts = [
         _STATUS_LINES[response.status],
-        b"content-type: %s\r\ncontent-length: %d\r\nx-request-id: %s\r\ndate: %s\r\n"
-        % (response.content_type.encode(), len(body), request_id.encode(), _date()),
+        b"content-type: %s\r\n%b\r\nx-request-id: %s\r\ndate: %s\r\n"
+        % (response.content_type.encode(), framing, request_id.encode(), _date()),
         _SECURITY_BYTES if not response.headers else _security_beside(response.headers),
     ]
     for name, value in response.headers.items():
         parts.append(f"{name}: {value}\r\n".encode("latin-1"))
     parts.append(b"\r\n" if stays else b"connection: close\r\n\r\n")
-    if not head_only:
-        parts.append(body)
     return b"".join(parts)
 
 
