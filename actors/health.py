@@ -57,6 +57,7 @@ class Health:
         self._log_error: str | None = None
         self._log_facts: dict[str, object] = {}
         self._started = False
+        self._others: dict[str, tuple[Callable[[], tuple[float, str | None]], Callable[[], dict[str, object]]]] = {}
         self._durability = "buffered"
         log.connection.watchers.append(self._on_change)
 
@@ -78,7 +79,22 @@ class Health:
         if self._redis is not None:
             since, error = self._redis()
             known["redis"] = Dependency("down" if error else "up", since, error, {}, False)
+        for name, (ask, describe) in self._others.items():
+            since, error = ask()
+            known[name] = Dependency("down" if error else "up", since, error, describe(), False)
         return known
+
+    def add(
+        self, name: str, state: Callable[[], tuple[float, str | None]], facts: Callable[[], dict[str, object]]
+    ) -> None:
+        """Count something else as a dependency; without it the gateway is ready all the same.
+
+        Args:
+            name: what it is called.
+            state: says since when it answers or does not, Trio's clock, and why it does not.
+            facts: gives more about it, JSON values.
+        """
+        self._others[name] = (state, facts)
 
     @property
     def durability(self) -> str:

@@ -96,6 +96,7 @@ async def supervise(
     run: Callable[[Actor, Callable[[], None]], Awaitable[None]],
     *,
     mailbox: Callable[[], Mailbox] | None = None,
+    is_needed: bool = True,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Run an actor, and run it again whenever it falls.
@@ -103,6 +104,7 @@ async def supervise(
     Args:
         parent: where it stands in the tree.
         run: the actor; it calls its second argument when it is ready, returns when it is done, raises when it fell.
+        is_needed: when it falls too often, the gateway is not ready.
         task_status: reports the first readiness.
 
     Cancellation: ends the actor.
@@ -110,7 +112,7 @@ async def supervise(
     budget = RestartBudget()
     announced = False
     with parent.child(name, mailbox) as actor:
-        actor.budget = budget
+        actor.budget = budget if is_needed else None
 
         def ready() -> None:
             nonlocal announced

@@ -28,7 +28,16 @@ from bench.workers import LoadFailedError
 ROOT: Final = Path(__file__).resolve().parent.parent
 _READY_S: Final = 30.0
 _STOP_S: Final = 20.0
-_OUTSIDE: Final = ("NATS_URL", "NATS_MONITOR_URL", "REDIS_URL", "PORT", "SNAPFS_STREAM", "SNAPFS_SUBJECT")
+_OUTSIDE: Final = (
+    "NATS_URL",
+    "NATS_MONITOR_URL",
+    "REDIS_URL",
+    "DATABASE_URL",
+    "DB_HOST",
+    "PORT",
+    "SNAPFS_STREAM",
+    "SNAPFS_SUBJECT",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +116,7 @@ def gateway(durability: str, parent: Path) -> Iterator[Gateway]:
     environment = {name: value for name, value in os.environ.items() if name not in _OUTSIDE}
     environment = {name: value for name, value in environment.items() if not name.startswith("HEADGATE_")}
     environment["HEADGATE_DURABILITY"] = durability
+    environment["HEADGATE_CATALOG"] = "off"  # what is measured here is the gateway and its log
     with _folder(parent) as folder:
         command = [
             sys.executable,

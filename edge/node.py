@@ -11,6 +11,7 @@ import trio
 from actors.hashes import HashCache
 from actors.health import Health
 from actors.ingest import Publisher
+from actors.postgres import Databases
 from actors.stream import Streams
 from actors.tree import Actor
 from engine.metrics import Metrics
@@ -30,6 +31,7 @@ class Node:
         health: says how the gateway is.
         metrics: what has been counted.
         draining: set when shutdown begins.
+        postgres: the catalog's database, None where there is no catalog.
     """
 
     settings: Settings
@@ -40,3 +42,4 @@ class Node:
     health: Health
     metrics: Metrics
     draining: trio.Event
+    postgres: Databases | None

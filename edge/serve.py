@@ -30,6 +30,7 @@ from edge.listener import Listener
 from edge.logs import configure_logs
 from edge.node import Node
 from edge.quart_lane import QuartLane
+from edge.serve_postgres import open_databases, open_embedded_postgres
 from edge.table import make_table
 from edge.upgrades import upgrade_connection
 from engine.bridge import open_bridge
@@ -87,10 +88,17 @@ async def serve(settings: Settings, *, task_status: trio.TaskStatus[str] = trio.
     draining = trio.Event()
     embedded = None if settings.nats_url else EmbeddedLog(settings.data.resolve() / "nats", settings.durability)
     locate = embedded.endpoint if embedded is not None else _rotation(settings.nats_url)
-    with locked_folder(settings.data) if embedded is not None else nullcontext():
-        async with trio.open_nursery() as signals, trio.open_nursery() as children, open_bridge() as bridge:
+    has_engines = embedded is not None or settings.has_own_database
+    with locked_folder(settings.data) if has_engines else nullcontext(), root.child("children") as nest:
+        async with (
+            trio.open_nursery() as signals,
+            open_embedded_postgres(settings, nest) as locate_database,
+            trio.open_nursery() as children,
+            open_bridge() as bridge,
+            open_databases(settings, root, bridge, locate_database) as postgres,
+        ):
             signals.start_soon(_watch_signals, draining)
-            with root.child("children") as nest, root.child("stream") as agents:
+            with root.child("stream") as agents:
                 if embedded is not None:
                     children.start_soon(partial(supervise, nest, "nats", partial(run_embedded_log, embedded)))
                 jetstream = JetStream(locate, "headgate")
@@ -111,13 +119,15 @@ async def serve(settings: Settings, *, task_status: trio.TaskStatus[str] = trio.
                 table = HashTable(settings.cache_mib * 1024 * 1024, settings.cache_ttl_s)
                 cache = HashCache(table, tier)
                 health = Health(jetstream, root, cache.redis_state if tier is not None else None, draining.is_set)
+                if postgres is not None:
+                    health.add("postgres", postgres.state, postgres.facts)
 
                 def take_log(facts: StreamFacts, durability: str, more: dict[str, object]) -> None:
                     publisher.commit.atomic = facts.atomic
                     health.prepared(durability, more)
 
                 keeper = LogKeeper(jetstream, control, take_log, settings, embedded)
-                node = Node(settings, root, publisher, cache, streams, health, Metrics(), draining)
+                node = Node(settings, root, publisher, cache, streams, health, Metrics(), draining, postgres)
                 async with trio.open_nursery() as drivers:
                     drivers.start_soon(partial(supervise, root, "log", keeper.run_connection))
                     async with trio.open_nursery() as actors:

@@ -12,13 +12,14 @@ Source: `RELIABILITY.md` 3.7.
 import ctypes
 import fcntl
 import os
+import select
 import signal
 import subprocess
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Final, NamedTuple
 
 import orjson
 import trio
@@ -28,6 +29,13 @@ from engine.errors import Refused
 _PR_SET_PDEATHSIG: Final = 1
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)
 STOP_WITHIN_S: Final = 5.0
+
+
+class RunAs(NamedTuple):
+    """An account that a child runs as, where the gateway is root and the child refuses to be."""
+
+    uid: int
+    gid: int
 
 
 class Child:
@@ -75,13 +83,24 @@ class Child:
             self._pidfd = -1
 
 
-def start_child(argv: Sequence[str], record: Path, log: IO[bytes]) -> Child:
+def start_child(
+    argv: Sequence[str],
+    record: Path,
+    log: IO[bytes],
+    *,
+    run_as: RunAs | None = None,
+    inherited: Sequence[int] = (),
+    environment: Mapping[str, str] | None = None,
+) -> Child:
     """Start a child that the kernel kills when this process ends, however it ends.
 
     Args:
         argv: program and arguments.
         record: file that names the child, for a later gateway's `stop_stale`.
         log: takes its standard output and error.
+        run_as: the account to run it as; None for this process's own.
+        inherited: file descriptors that it keeps under the same numbers; the first is its working folder.
+        environment: what it gets instead of this process's environment.
 
     Raises:
         OSError: the program cannot be started.
@@ -103,6 +122,12 @@ def start_child(argv: Sequence[str], record: Path, log: IO[bytes]) -> Child:
         stderr=subprocess.STDOUT,
         start_new_session=True,
         preexec_fn=die_with_parent,  # noqa: PLW1509  # the one call it makes is async-signal-safe and loaded before
+        user=run_as.uid if run_as is not None else None,
+        group=run_as.gid if run_as is not None else None,
+        extra_groups=[] if run_as is not None else None,
+        pass_fds=inherited,
+        cwd=f"/proc/self/fd/{inherited[0]}" if inherited else None,
+        env=environment,
     )
     child = Child(process)
     try:
@@ -136,12 +161,35 @@ def stop_stale(record: Path) -> bool:
     except ProcessLookupError:
         return False
     try:
-        import select  # noqa: PLC0415  # only here, and only in this rare case
-
         select.select([watch], [], [], STOP_WITHIN_S)
     finally:
         os.close(watch)
     return True
+
+
+def stop_leftovers(program: Path, folder: Path) -> int:
+    """Kill what is left of a child's own children: every process of this program that works in this folder.
+
+    Call it only under the folder's lock and after `stop_stale`.
+
+    Returns:
+        How many there were; all of them are gone.
+    """
+    watches: list[int] = []
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit():
+            continue
+        try:
+            if _exe(int(entry)) != str(program) or not os.path.samefile(f"/proc/{entry}/cwd", folder):
+                continue
+            watches.append(os.pidfd_open(int(entry)))
+            os.kill(int(entry), signal.SIGKILL)
+        except OSError:
+            continue  # it ended by itself, or is none of ours
+    for watch in watches:
+        select.select([watch], [], [], STOP_WITHIN_S)
+        os.close(watch)
+    return len(watches)
 
 
 @contextmanager

@@ -44,6 +44,12 @@ def _http_url(value: str) -> str:
     return value.rstrip("/")
 
 
+def _database_url(value: str) -> str:
+    if value and urlsplit(value).scheme not in {"postgres", "postgresql"}:
+        raise ValueError("expected postgresql://user:password@host:port/database")
+    return value
+
+
 class Settings(BaseSettings):
     """Everything that can be set; the field's alias is its environment variable."""
 
@@ -73,6 +79,17 @@ class Settings(BaseSettings):
     cache_ttl_s: int = Field(
         86_400, alias="SNAPFS_CACHE_TTL", ge=1, le=31_536_000, description="how long a known hash is a hit, seconds"
     )
+    catalog: Literal["on", "off"] = Field(
+        "on", alias="HEADGATE_CATALOG", description="keep the files in PostgreSQL, for SQL and as the cache's last tier"
+    )
+    database_url: Annotated[str, AfterValidator(_database_url)] = Field(
+        "", alias="DATABASE_URL", description="the catalog's PostgreSQL; with DB_HOST empty too, an embedded one starts"
+    )
+    db_host: str = Field("", alias="DB_HOST", description="the same in parts: host, or the folder of its socket")
+    db_port: int = Field(5432, alias="DB_PORT", ge=1, le=65535, description="port of DB_HOST")
+    db_user: str = Field("headgate", alias="DB_USER", description="user that owns the catalog")
+    db_password: str = Field("", alias="DB_PASSWORD", description="password of DB_USER")
+    db_name: str = Field("headgate", alias="DB_NAME", description="database of the catalog")
     environment: str = Field("dev", alias="SNAPFS_ENV", description="a word for this installation, shown in /version")
     cache_mib: int = Field(
         256, alias="HEADGATE_CACHE_MIB", ge=1, le=1_048_576, description="memory of the hash cache, MiB"
@@ -108,6 +125,11 @@ class Settings(BaseSettings):
     def redis_address(self) -> str:
         """The Redis to use, empty when none."""
         return "" if self.redis_url == "inline" else self.redis_url
+
+    @property
+    def has_own_database(self) -> bool:
+        """Whether the gateway runs a PostgreSQL of its own."""
+        return self.catalog == "on" and not self.database_url and not self.db_host
 
     @property
     def subjects(self) -> list[str]:
@@ -159,7 +181,7 @@ def describe(settings: Settings) -> list[SettingLine]:
         env = field.alias or name
         value = getattr(settings, name)
         text = str(value)
-        masked = mask_url(text) if name.endswith("url") else text
+        masked = mask_url(text) if name.endswith("url") else "***" if name.endswith("password") and text else text
         source = "default"
         if name in settings.model_fields_set:
             source = "environment" if env in os.environ else "command line"

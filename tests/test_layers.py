@@ -36,6 +36,9 @@ DRIVERS: dict[str, set[str]] = {
     "engine.monitor": set(),  # a log server's monitoring, over HTTP
     "engine.nats": set(),
     "engine.nats_server": set(),  # the embedded server's files, and its secret
+    "engine.postgres": {"engine.bridge"},
+    "engine.postgres_migrations": {"engine.postgres"},
+    "engine.postgres_server": {"engine.children"},  # the embedded server's files, and its secret
     "engine.settings": set(),  # the one reader of the environment
 }
 
@@ -70,7 +73,7 @@ NEVER_NAMED_IN_A_RULE = {
 
 # asyncio and the libraries that need it live behind the bridge, and nowhere else.
 BEHIND_THE_BRIDGE = {"asyncio", "asyncpg", "nats", "redis", "uvloop"}
-BRIDGE_MODULES = {"engine.bridge", "engine.hashes_redis", "engine.log_control"}
+BRIDGE_MODULES = {"engine.bridge", "engine.hashes_redis", "engine.log_control", "engine.postgres"}
 
 # Neither deciding nor waiting knows who asks.
 EDGE_ALONE = {"cyclopts", "h11", "httptools", "hypercorn", "quart", "quart_trio", "rich", "trio_websocket", "wsproto"}
@@ -81,6 +84,7 @@ ACTOR_INFRASTRUCTURE = {"actors.tree"}
 # The composition root opens drivers and starts actors; the two others each open one thing of their own.
 COMPOSERS = {
     "edge.serve",
+    "edge.serve_postgres",  # its part for PostgreSQL
     "edge.demo_gateway",  # runs the gateway as a child process
     "edge.doctor",  # examines the installation: the log's binary, its monitoring
 }

