@@ -37,6 +37,7 @@ RECEIVE_BYTES: Final = 64 * 1024
 HEADER_WITHIN_S: Final = 5.0
 KEEP_ALIVE_S: Final = 15.0
 SEND_WITHIN_S: Final = 10.0
+SEND_PIECE_BYTES: Final = 256 * 1024
 BODY_GRACE_S: Final = 10.0
 BODY_LEAST_BYTES_PER_S: Final = 1024
 LINGER_S: Final = 1.0
@@ -253,8 +254,14 @@ class Connection:
         return bytes(data)
 
     async def _send(self, data: bytes) -> None:
-        self.deadline = trio.current_time() + SEND_WITHIN_S
-        await self.stream.send_all(data)
+        if len(data) > SEND_PIECE_BYTES:
+            view = memoryview(data)
+            for start in range(0, len(data), SEND_PIECE_BYTES):  # a slow but reading client is not cut
+                self.deadline = trio.current_time() + SEND_WITHIN_S
+                await self.stream.send_all(view[start : start + SEND_PIECE_BYTES])
+        else:
+            self.deadline = trio.current_time() + SEND_WITHIN_S
+            await self.stream.send_all(data)
         self.deadline = inf
 
     async def refuse(self, refusal: Refused) -> None:

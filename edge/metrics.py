@@ -60,6 +60,14 @@ class _NodeCollector:
         yield CounterMetricFamily("headgate_hashes_hits", "Probes answered with a hash.", value=table.hits)
         yield CounterMetricFamily("headgate_hashes_misses", "Probes answered with a miss.", value=table.misses)
         yield GaugeMetricFamily("headgate_hashes_entries", "Entries of the in-process tier.", value=len(table))
+        if node.query is not None:
+            yield GaugeMetricFamily("headgate_queries", "Queries that run or wait.", value=node.query.mailbox().depth)
+        yield CounterMetricFamily("headgate_query_rows", "Rows that queries gave.", value=node.metrics.query_rows)
+        yield CounterMetricFamily(
+            "headgate_queries_shed",
+            "Queries told to come back, too many were running.",
+            value=node.metrics.queries_shed,
+        )
         ready = node.health.state == "ready"
         yield GaugeMetricFamily("headgate_ready", "1 when requests should come here.", value=int(ready))
         durability = InfoMetricFamily("headgate_durability", "What an acknowledged event survives.")

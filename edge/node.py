@@ -12,6 +12,7 @@ from actors.hashes import HashCache
 from actors.health import Health
 from actors.ingest import Publisher
 from actors.postgres import Databases
+from actors.query import Queries
 from actors.stream import Streams
 from actors.tree import Actor
 from engine.metrics import Metrics
@@ -32,6 +33,7 @@ class Node:
         metrics: what has been counted.
         draining: set when shutdown begins.
         postgres: the catalog's database, None where there is no catalog.
+        query: answers SQL over the catalog, None where there is no catalog.
     """
 
     settings: Settings
@@ -43,3 +45,4 @@ class Node:
     metrics: Metrics
     draining: trio.Event
     postgres: Databases | None
+    query: Queries | None

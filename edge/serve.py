@@ -24,6 +24,7 @@ from actors.hashes import HashCache
 from actors.health import Health
 from actors.ingest import Publisher
 from actors.log import LogKeeper
+from actors.query import Queries
 from actors.stream import Streams
 from actors.tree import Actor, State, supervise
 from edge.listener import Listener
@@ -127,7 +128,9 @@ async def serve(settings: Settings, *, task_status: trio.TaskStatus[str] = trio.
                     health.prepared(durability, more)
 
                 keeper = LogKeeper(jetstream, control, take_log, settings, embedded)
-                node = Node(settings, root, publisher, cache, streams, health, Metrics(), draining, postgres)
+                metrics = Metrics()
+                queries = None if postgres is None else Queries(postgres.query, metrics)
+                node = Node(settings, root, publisher, cache, streams, health, metrics, draining, postgres, queries)
                 async with trio.open_nursery() as drivers:
                     drivers.start_soon(partial(supervise, root, "log", keeper.run_connection))
                     async with trio.open_nursery() as actors:

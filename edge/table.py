@@ -13,6 +13,7 @@ from edge.http import Request, Response
 from edge.ingest import post_ingest
 from edge.metrics import get_metrics
 from edge.node import Node
+from edge.query import check_query_room, post_query_sql
 from edge.routes import Lane, Route, RouteTable, SocketRoute
 from edge.stream import open_stream
 
@@ -45,6 +46,10 @@ def make_table(node: Node) -> RouteTable:
             route("POST", f"{prefix}/ingest", post_ingest, express, "Put events on the log", node.ingest.check_room)
         )
         routes.append(route("POST", f"{prefix}/cache/batch", post_cache_batch, express, "Which files are known?"))
+        may_query = partial(check_query_room, node)
+        routes.append(
+            route("POST", f"{prefix}/query/sql", post_query_sql, express, "SQL over the catalog's views", may_query)
+        )
         path = f"{prefix}/stream"
         sockets[path] = SocketRoute(path, partial(open_stream, node), "Batches of events to agents")
     return RouteTable(routes, node.metrics, sockets)

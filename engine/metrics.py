@@ -20,10 +20,14 @@ class Metrics:
     Args:
         requests: by route, method and status.
         upgrades: WebSocket sessions by route.
+        query_rows: rows that queries gave.
+        queries_shed: queries told to come back.
     """
 
     requests: Counter[tuple[str, str, int]] = field(default_factory=Counter)
     upgrades: Counter[str] = field(default_factory=Counter)
+    query_rows: int = 0
+    queries_shed: int = 0
 
     def count_request(self, route: str, method: str, status: int) -> None:
         """Note an answer; a method that nobody knows counts as `other`."""

@@ -166,6 +166,7 @@ class Postgres:
             min_size=0,
             max_size=self._most,
             max_inactive_connection_lifetime=IDLE_S,
+            connection_class=_Guest if self._is_guest else asyncpg.Connection,
             timeout=CONNECT_WITHIN_S,
             statement_cache_size=0 if self._is_guest else 100,
             reset=_forget_everything if self._is_guest else None,
@@ -198,6 +199,14 @@ class Lease:
             Unavailable, Refused, Fault: as `Postgres.run`.
         """
         return await self._postgres._cross(fn, self._connection, *args)  # noqa: SLF001  # two classes, one noun
+
+
+class _Guest(asyncpg.Connection):  # type: ignore[misc]  # asyncpg has no types
+    """A guest's connection: it may not call set_config, by which asyncpg puts off the JIT while it asks for types."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._server_caps: Any = self._server_caps._replace(jit=False)
 
 
 async def _forget_everything(connection: Any) -> None:

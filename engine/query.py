@@ -130,6 +130,8 @@ def in_users_text(fault: Fault, rendered: Rendered, sql: str) -> Fault:
         rendered: the wrapped statement.
         sql: the user's text.
     """
+    if "sqlstate" not in fault.members:
+        return fault  # it is ours
     members = dict(fault.members)
     position = members.pop("position", None)
     state = str(members.get("sqlstate") or "")

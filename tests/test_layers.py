@@ -39,6 +39,7 @@ DRIVERS: dict[str, set[str]] = {
     "engine.postgres": {"engine.bridge"},
     "engine.postgres_migrations": {"engine.postgres"},
     "engine.postgres_server": {"engine.children"},  # the embedded server's files, and its secret
+    "engine.query_reader": set(),  # a query's cursor, on the asyncio side
     "engine.settings": set(),  # the one reader of the environment
 }
 
