@@ -46,7 +46,7 @@ class Consumer:
         self.settled = trio.Event()
         self._log = log
         self._stream = stream
-        self._durable = durable
+        self.durable = durable
         self._count = count
         self._arrived: deque[Delivery] = deque()
         self._left = 0
@@ -113,6 +113,18 @@ class Consumer:
         self._give_back(self._arrived)
         self.settled.set()
 
+    def forget(self, now: float) -> None:
+        """Take everything from the agent and give it back, because its durable was moved; it is served on."""
+        self._inbox.close()  # first, or the log would deliver again to this very inbox
+        self._inbox = self._log.connection.subscribe(self._take)
+        self._left = 0
+        self._owed = []
+        self._give_back(deque(self.window.release(now)))
+        self._give_back(self._arrived)
+        self.handed = trio.Event()
+        self.settled.set()
+        self._news.set()
+
     def nudge(self) -> None:
         """Look again: the connection to the log went up or down, and an open pull went with it."""
         self._left = 0
@@ -158,7 +170,7 @@ class Consumer:
         """
         if self._left <= 0:
             self._ended = None
-            if not self._log.pull_nowait(self._stream, self._durable, self._inbox.subject, request):
+            if not self._log.pull_nowait(self._stream, self.durable, self._inbox.subject, request):
                 return
             self._left = request.count
         with trio.move_on_after(request.expires_s + GRACE_S) as patience:
@@ -259,6 +271,16 @@ class Streams:
             finally:
                 self._consumers.discard(consumer)
                 consumer.close(trio.current_time())
+
+    def attached(self, durable: str) -> int:
+        """Say how many sockets of this gateway a durable has."""
+        return sum(one.durable == durable for one in self._consumers)
+
+    def forget(self, durable: str) -> None:
+        """Take from a durable's agents what they hold: it was moved, and what they say of it counts no more."""
+        for consumer in self._consumers:
+            if consumer.durable == durable:
+                consumer.forget(trio.current_time())
 
     async def _look_after(self, consumer: Consumer) -> None:
         """While an agent works: lose patience with reading ahead, and extend the lease as long as its socket lives."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import trio
 
+from actors.consumers import Consumers
 from actors.hashes import HashCache
 from actors.health import Health
 from actors.ingest import Publisher
@@ -29,6 +30,7 @@ class Node:
         ingest: puts events on the log.
         hashes: knows files.
         stream: attaches agents.
+        consumers: lists and moves what reads the stream.
         health: says how the gateway is.
         metrics: what has been counted.
         draining: set when shutdown begins.
@@ -41,6 +43,7 @@ class Node:
     ingest: Publisher
     hashes: HashCache
     stream: Streams
+    consumers: Consumers
     health: Health
     metrics: Metrics
     draining: trio.Event

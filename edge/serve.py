@@ -20,6 +20,7 @@ import structlog
 import trio
 
 from actors.children import run_embedded_log
+from actors.consumers import Consumers
 from actors.hashes import HashCache
 from actors.health import Health
 from actors.ingest import Publisher
@@ -117,6 +118,7 @@ async def serve(settings: Settings, *, task_status: trio.TaskStatus[str] = trio.
                     settings.max_lease_s,
                     agents,
                 )
+                consumers = Consumers(jetstream, control, settings.stream, streams.attached, streams.forget)
                 table = HashTable(settings.cache_mib * 1024 * 1024, settings.cache_ttl_s)
                 cache = HashCache(table, tier)
                 health = Health(jetstream, root, cache.redis_state if tier is not None else None, draining.is_set)
@@ -130,7 +132,9 @@ async def serve(settings: Settings, *, task_status: trio.TaskStatus[str] = trio.
                 keeper = LogKeeper(jetstream, control, take_log, settings, embedded)
                 metrics = Metrics()
                 queries = None if postgres is None else Queries(postgres.query, metrics)
-                node = Node(settings, root, publisher, cache, streams, health, metrics, draining, postgres, queries)
+                node = Node(
+                    settings, root, publisher, cache, streams, consumers, health, metrics, draining, postgres, queries
+                )
                 async with trio.open_nursery() as drivers:
                     drivers.start_soon(partial(supervise, root, "log", keeper.run_connection))
                     async with trio.open_nursery() as actors:

@@ -7,6 +7,7 @@ Rules of the file:
 from collections.abc import Awaitable, Callable
 from functools import partial
 
+from edge.consumers import delete_consumer, get_consumer, get_consumers, post_pause, post_reset, post_resume
 from edge.hashes import post_cache_batch
 from edge.health import get_actors, get_healthz, get_readyz, get_root, get_version
 from edge.http import Request, Response
@@ -39,6 +40,12 @@ def make_table(node: Node) -> RouteTable:
         route("GET", "/actors", get_actors, quart, "The live tree of actors"),
         route("GET", "/metrics", get_metrics, quart, "The counters, for Prometheus"),
         route("GET", "/", get_root, quart, "What is this?"),
+        route("GET", "/consumers", get_consumers, quart, "What reads the stream, and how far"),
+        route("GET", "/consumers/{durable}", get_consumer, quart, "One consumer"),
+        route("DELETE", "/consumers/{durable}", delete_consumer, quart, "Remove a consumer and its place"),
+        route("POST", "/consumers/{durable}/reset", post_reset, quart, "Move a consumer to a position"),
+        route("POST", "/consumers/{durable}/pause", post_pause, quart, "Deliver nothing for a while"),
+        route("POST", "/consumers/{durable}/resume", post_resume, quart, "Deliver again"),
     ]
     sockets: dict[str, SocketRoute] = {}
     for prefix in ("", "/api"):  # clients in the field use both (S0.27)

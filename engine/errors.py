@@ -53,6 +53,7 @@ def _kinds() -> dict[str, Kind]:
         Kind("request.bad-parameter", refused, 400, 4500, "A parameter is missing or wrong"),
         Kind("request.bad-encoding", refused, 400, 4500, "The body cannot be decoded"),
         Kind("request.no-such-path", refused, 404, 4504, "There is nothing at this path"),
+        Kind("request.not-found", refused, 404, 4504, "There is nothing of this name"),
         Kind("request.wrong-method", refused, 405, 4505, "This path does not take this method"),
         Kind("request.too-slow", refused, 408, 4000, "The request took too long to arrive"),
         Kind("request.conflict", refused, 409, 4509, "The request contradicts what is there"),

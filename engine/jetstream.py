@@ -6,13 +6,23 @@ Rules of the file:
 What must change with it: `engine/log.py` reads what comes; the control plane is `engine/log_control.py`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import orjson
 
 from engine import nats_wire
 from engine.endpoints import Locate
-from engine.log import Delivery, Outcome, PullRequest, Verdict, read_outcome
+from engine.log import (
+    Delivery,
+    Lost,
+    Outcome,
+    PullRequest,
+    StoredMessage,
+    Verdict,
+    read_direct,
+    read_outcome,
+    read_stored,
+)
 from engine.nats import NatsConnection
 from engine.nats_wire import Message
 
@@ -68,6 +78,34 @@ class JetStream:
         headers = nats_wire.read_headers(reply.header)
         return None if headers.status is not None else headers.fields
 
+    async def read_message(
+        self, stream: str, query: Mapping[str, object], timeout_s: float
+    ) -> StoredMessage | Lost | None:
+        """Read a stored message.
+
+        Args:
+            stream: its stream.
+            query: `seq`, `last_by_subj`, or `seq` and `next_by_subj`: as JetStream takes them.
+            timeout_s: for each of at most two tries: directly, and where the stream does not offer that, by its leader.
+
+        Returns:
+            The message, None when there is none, or `Lost` when the log does not answer.
+        """
+        body = orjson.dumps(query)
+        reply = await self.connection.request(f"$JS.API.DIRECT.GET.{stream}", body, timeout_s)
+        if isinstance(reply, Message) and not _is_unserved(reply):
+            return read_direct(reply)
+        if isinstance(reply, Message):
+            reply = await self.connection.request(f"$JS.API.STREAM.MSG.GET.{stream}", body, timeout_s)
+            if isinstance(reply, Message):
+                return None if _is_unserved(reply) else read_stored(reply.payload)
+        return reply or Lost.LOST
+
     def _give_back(self, message: Message) -> None:
         if message.reply.startswith("$JS.ACK."):
             self.connection.send_nowait(nats_wire.write_publish(message.reply, Verdict.NAK.value))
+
+
+def _is_unserved(reply: Message) -> bool:
+    """Say that nobody listened where a request went."""
+    return bool(reply.header) and nats_wire.read_headers(reply.header).status == 503

@@ -7,6 +7,7 @@ Rules of the file:
 Source: the client protocol facts E2 and E3.
 """
 
+from base64 import b64decode
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final, NamedTuple
@@ -147,6 +148,64 @@ def read_delivery(message: Message) -> Delivery | PullStatus | None:
     if not (tokens[at].isdecimal() and tokens[at + 1].isdecimal()):
         raise nats_wire.WireError(f"not an acknowledgement subject: {message.reply!r}")
     return Delivery(message.reply, message.payload, is_frame, int(tokens[at + 1]), int(tokens[at]))
+
+
+class StoredMessage(NamedTuple):
+    """One message as it lies in a stream.
+
+    Args:
+        subject: where it was published.
+        sequence: its position.
+        time: when it was stored, RFC 3339.
+        fields: its own header fields, names in lower case; what the log added is left out.
+        payload: its bytes.
+    """
+
+    subject: str
+    sequence: int
+    time: str
+    fields: dict[str, str]
+    payload: bytes
+
+
+def read_direct(message: Message) -> StoredMessage | None:
+    """Turn the answer to a direct read into the message; None when there is none.
+
+    Raises:
+        WireError: it is no such answer.
+    """
+    headers = nats_wire.read_headers(message.header) if message.header else None
+    if headers is None or headers.status is not None:
+        return None
+    fields = headers.fields
+    own = {name: text for name, text in fields.items() if not name.startswith("nats-")}
+    try:
+        return StoredMessage(
+            fields["nats-subject"], int(fields["nats-sequence"]), fields["nats-time-stamp"], own, message.payload
+        )
+    except (KeyError, ValueError) as problem:
+        raise nats_wire.WireError(f"not a stored message: {problem}") from problem
+
+
+def read_stored(answer: bytes) -> StoredMessage | None:
+    """Turn the answer to `STREAM.MSG.GET` into the message; None when there is none.
+
+    Raises:
+        WireError: it is no such answer.
+    """
+    try:
+        fields = orjson.loads(answer)
+        if "error" in fields:
+            return None
+        one = fields["message"]
+        header = b64decode(one.get("hdrs", ""))
+        read = nats_wire.read_headers(header).fields if header else {}
+        own = {name: text for name, text in read.items() if not name.startswith("nats-")}
+        return StoredMessage(
+            str(one["subject"]), int(one["seq"]), str(one["time"]), own, b64decode(one.get("data", ""))
+        )
+    except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError, ValueError) as problem:
+        raise nats_wire.WireError(f"not a stored message: {problem}") from problem
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,12 +8,13 @@ Rules of the file:
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
-from typing import Final, TypeVar, TypeVarTuple, Unpack
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final, NamedTuple, TypeVar, TypeVarTuple, Unpack
 
 import nats
 import nats.errors
 import nats.js.errors
+import orjson
 from nats.aio.client import Client
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, RetentionPolicy, StorageType, StreamConfig
 
@@ -30,6 +31,20 @@ DUPLICATE_WINDOW_S: Final = 600.0
 MAX_ACK_PENDING: Final = 20_000
 """Over all connections of one durable; each holds one batch, so this is the bound for very many agents."""
 _CONSUMER_EXISTS: Final = {10013, 10148}
+
+
+class ApiAnswer(NamedTuple):
+    """What the log's own API answered.
+
+    Args:
+        fields: the answer, as it came.
+        error: JetStream's error code, 0 when it did what was asked.
+        reason: for a person, empty when it did.
+    """
+
+    fields: dict[str, Any]
+    error: int
+    reason: str
 
 
 class LogControl:
@@ -63,6 +78,21 @@ class LogControl:
             Refused: the durable exists for another subject.
         """
         await self._bridge.call(self._translated, self._ensure_consumer, stream, durable, subject, ack_wait_s)
+
+    async def request_api(self, verb: str, fields: Mapping[str, object] | None = None) -> ApiAnswer:
+        """Ask the log's own API, word for word: nothing of a configuration is lost on its way through a library.
+
+        Args:
+            verb: what stands behind `$JS.API.`; names in it were checked.
+            fields: the request, None for an empty one.
+
+        Raises:
+            Unavailable: the log does not answer.
+        """
+        body = b"" if fields is None else orjson.dumps(fields)
+        answer: dict[str, Any] = orjson.loads(await self._bridge.call(self._translated, self._request, verb, body))
+        error = answer.get("error") or {}
+        return ApiAnswer(answer, int(error.get("err_code", 0)), str(error.get("description", "")))
 
     async def aclose(self) -> None:
         """Close the connection."""
@@ -114,6 +144,9 @@ class LogControl:
         if client is not None:
             with contextlib.suppress(nats.errors.Error, OSError):  # it was broken, which is why it is closed
                 await client.close()
+
+    async def _request(self, verb: str, body: bytes) -> bytes:
+        return (await (await self._connected()).request(f"$JS.API.{verb}", body, timeout=CALL_TIMEOUT_S)).data
 
     async def _ensure_stream(self, name: str, subjects: list[str]) -> StreamFacts:
         manager = (await self._connected()).jetstream(timeout=CALL_TIMEOUT_S)

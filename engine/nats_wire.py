@@ -56,6 +56,14 @@ class Info:
         value = self.fields.get("max_payload")
         return value if isinstance(value, int) else 1024 * 1024
 
+    @property
+    def version(self) -> tuple[int, int]:
+        """The server's version, major and minor; (0, 0) when it does not say."""
+        parts = str(self.fields.get("version", "")).split(".")
+        if len(parts) < 2 or not (parts[0].isdecimal() and parts[1].isdecimal()):
+            return 0, 0
+        return int(parts[0]), int(parts[1])
+
 
 class Ping(NamedTuple):
     """The server wants a PONG."""
