@@ -112,6 +112,12 @@ class Databases:
         age_s, _ = self.owner.state()
         return trio.current_time() - age_s, self.error
 
+    def pending(self) -> str | None:
+        """Say why the gateway waits for the database at its start; None once the migrations are done."""
+        if self.migrated.is_set():
+            return None
+        return f"migrations are pending: {self.error or 'they run'}"
+
     def facts(self) -> dict[str, object]:
         """Give more about it for the health paths, JSON values."""
         return {

@@ -22,7 +22,7 @@ import trio
 from actors.children import run_embedded_log
 from actors.consumers import Consumers
 from actors.hashes import HashCache
-from actors.health import Health
+from actors.health import Disk, Health
 from actors.ingest import Publisher
 from actors.log import LogKeeper
 from actors.query import Queries
@@ -121,9 +121,12 @@ async def serve(settings: Settings, *, task_status: trio.TaskStatus[str] = trio.
                 consumers = Consumers(jetstream, control, settings.stream, streams.attached, streams.forget)
                 table = HashTable(settings.cache_mib * 1024 * 1024, settings.cache_ttl_s)
                 cache = HashCache(table, tier)
-                health = Health(jetstream, root, cache.redis_state if tier is not None else None, draining.is_set)
+                redis_state = cache.redis_state if tier is not None else None
+                disk = Disk(settings.data, settings.min_free_mib) if has_engines else None
+                health = Health(jetstream, root, redis_state, draining.is_set, disk)
                 if postgres is not None:
                     health.add("postgres", postgres.state, postgres.facts)
+                    health.wait_for(postgres.pending)
 
                 def take_log(facts: StreamFacts, durability: str, more: dict[str, object]) -> None:
                     publisher.commit.atomic = facts.atomic
@@ -142,6 +145,8 @@ async def serve(settings: Settings, *, task_status: trio.TaskStatus[str] = trio.
                         actors.start_soon(partial(supervise, root, "ingest", publisher.run, mailbox=publisher.mailbox))
                         if tier is not None:
                             actors.start_soon(partial(supervise, root, "hashes", cache.run))
+                        if disk is not None:
+                            actors.start_soon(partial(supervise, root, "disk", disk.run))
                         await _listen(node, keeper, task_status)
                         with trio.move_on_after(FLUSH_WITHIN_S):
                             await publisher.wait_idle()

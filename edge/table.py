@@ -9,7 +9,16 @@ from functools import partial
 
 from edge.consumers import delete_consumer, get_consumer, get_consumers, post_pause, post_reset, post_resume
 from edge.hashes import post_cache_batch
-from edge.health import get_actors, get_healthz, get_readyz, get_root, get_version
+from edge.health import (
+    get_actors,
+    get_health,
+    get_healthz,
+    get_ready,
+    get_readyz,
+    get_root,
+    get_service_health,
+    get_version,
+)
 from edge.http import Request, Response
 from edge.ingest import post_ingest
 from edge.metrics import get_metrics
@@ -36,6 +45,9 @@ def make_table(node: Node) -> RouteTable:
     routes = [
         route("GET", "/healthz", get_healthz, express, "Is the process alive?"),
         route("GET", "/readyz", get_readyz, express, "Should requests come here?"),
+        route("GET", "/health", get_health, express, "Is everything well, in the file store's words?"),
+        route("GET", "/ready", get_ready, express, "Should requests come here, in the file store's words?"),
+        route("GET", "/api/v1/health", get_service_health, express, "Are the service and its database well?"),
         route("GET", "/version", get_version, quart, "Which release is this?"),
         route("GET", "/actors", get_actors, quart, "The live tree of actors"),
         route("GET", "/metrics", get_metrics, quart, "The counters, for Prometheus"),

@@ -94,6 +94,13 @@ class Settings(BaseSettings):
     cache_mib: int = Field(
         256, alias="HEADGATE_CACHE_MIB", ge=1, le=1_048_576, description="memory of the hash cache, MiB"
     )
+    min_free_mib: int = Field(
+        256,
+        alias="HEADGATE_MIN_FREE_MIB",
+        ge=0,
+        le=1_000_000_000,
+        description="less free disk than this is not ready, MiB",
+    )
     connections: int = Field(
         4096, alias="HEADGATE_CONNECTIONS", ge=16, le=1_000_000, description="most connections at once"
     )

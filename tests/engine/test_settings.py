@@ -115,6 +115,7 @@ MALFORMED: dict[str, list[str]] = {
     "DATABASE_URL": ["mysql://a/b", "a:5432", "http://a"],
     "DB_PORT": ["0", "65536", "x"],
     "HEADGATE_CACHE_MIB": ["0", "-5", "x"],
+    "HEADGATE_MIN_FREE_MIB": ["-1", "x", "1000000001"],
     "HEADGATE_CONNECTIONS": ["0", "15", "x"],
     "HEADGATE_CONNECTIONS_PER_IP": ["0", "x"],
     "HEADGATE_DRAIN_S": ["-1", "nan", "inf", "601", "ten"],
