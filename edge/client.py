@@ -3,8 +3,8 @@
     async with Client("http://127.0.0.1:8000") as client:
         answers = await client.probe([Probe(path="/show/a.exr", size=4096, mtime=1700000000)])
         await client.publish([Event("file.upsert", {"path": "/show/a.exr"})], key=str(uuid.uuid4()))
-        async with client.agent(durable="mysql") as batches:
-            async for batch in batches:
+        async with client.stream(durable="mysql") as stream:
+            async for batch in stream:
                 store(batch.events())
                 await batch.ack()
 
@@ -15,7 +15,8 @@ Rules of the file:
 - Foreign exceptions stop here: callers see `GatewayError` and its kinds, see `edge/client_retry.py`.
 
 What must change with it: the wire of `POST /ingest` and `POST /cache/batch`. The stream's is in
-`edge/client_stream.py`, and what is said on both in `edge/client_values.py`.
+`edge/client_deliveries.py` (and, the older one, in `edge/client_stream.py`); what is said on both in
+`edge/client_values.py`.
 """
 
 import ssl
@@ -29,6 +30,10 @@ import httpx2
 import msgspec
 import trio
 
+from edge.client_batch import Settled, StreamBatch
+from edge.client_deliveries import OnNotice, Stream, Subscription, open_stream
+from edge.client_frames import Attached, Complaint, Credit, EpochChanged, Gap, LeasesLost, Notice, Status, Trouble
+from edge.client_reconnect import Destination, OnTrouble
 from edge.client_retry import (
     Backoff,
     GatewayBroken,
@@ -39,28 +44,40 @@ from edge.client_retry import (
     OutcomeUnknown,
     explain_answer,
 )
-from edge.client_stream import Agent, Batch, OnTrouble, StreamAddress, open_agent
+from edge.client_stream import Agent, Batch, open_agent
 from edge.client_values import Dependency, Event, Message, Probe, ProbeAnswer, Published, Readiness, check_base_url
 
 __all__ = [
     "DEFAULT_SUBJECT",
     "Agent",
+    "Attached",
     "Batch",
     "Client",
     "ClientStatistics",
+    "Complaint",
+    "Credit",
     "Dependency",
+    "EpochChanged",
     "Event",
+    "Gap",
     "GatewayBroken",
     "GatewayError",
     "GatewayRefused",
     "GatewayUnavailable",
     "GatewayUnreachable",
+    "LeasesLost",
     "Message",
+    "Notice",
     "OutcomeUnknown",
     "Probe",
     "ProbeAnswer",
     "Published",
     "Readiness",
+    "Settled",
+    "Status",
+    "Stream",
+    "StreamBatch",
+    "Trouble",
     "check_base_url",
 ]
 
@@ -219,8 +236,45 @@ class Client:
         Raises:
             GatewayRefused: out of the `async with`, when the gateway will not have this agent, now or later.
         """
-        address = StreamAddress(self.base_url, durable, subject, batch)
-        return open_agent(address, self._headers, self._tls, on_trouble)
+        return open_agent(self._destination(), durable=durable, subject=subject, batch=batch, on_trouble=on_trouble)
+
+    def stream(
+        self,
+        subject: str = DEFAULT_SUBJECT,
+        *,
+        durable: str | None = None,
+        credit: Credit | None = None,
+        auto: bool = True,
+        from_: str | None = None,
+        filter: str | Sequence[str] = (),  # noqa: A002  # the wire's word
+        exclusive: bool = False,
+        max_lease_s: float | None = None,
+        on_notice: OnNotice | None = None,
+    ) -> AbstractAsyncContextManager[Stream]:
+        """Attach to a stream: `async with client.stream("snapfs.files", durable="mysql") as stream: …`.
+
+        Args:
+            durable: the name under which the gateway remembers what was acknowledged; agents of one name share work.
+                None: nothing is remembered, and nothing is left behind.
+            credit: the most messages and bytes in this agent's hands; None lets the gateway keep the window.
+            auto: whether credit looks after itself. False: nothing comes but what `stream.grant` allows.
+            from_: where a new consumer begins: `all`, `new`, `last`, `seq:N`, `time:ISO`.
+            filter: event types, a trailing `*` allowed.
+            exclusive: whether nobody else may hold the durable.
+            max_lease_s: the longest time a message may be held.
+            on_notice: told of gaps, lost leases, another epoch of the log, complaints and lost connections.
+
+        Raises:
+            GatewayRefused: out of the `async with`, when the gateway will not have this agent, now or later.
+        """
+        types = [filter] if isinstance(filter, str) else list(filter)
+        subscription = Subscription(subject, durable, from_, types, exclusive, max_lease_s)
+        first = credit if auto else credit or Credit(0, 0)
+        return open_stream(self._destination(), subscription, first, grants_back=auto, on_notice=on_notice)
+
+    def _destination(self) -> Destination:
+        headers = [(name.encode(), value.encode()) for name, value in self._headers.items()]
+        return Destination(self.base_url, headers, self._tls)
 
     async def _post(
         self, path: str, body: bytes, headers: dict[str, str] | None = None, params: dict[str, str] | None = None

@@ -31,6 +31,8 @@ from edge.nursery import leaves
 CONNECT_TIMEOUT_S: Final = 5.0
 HANDSHAKE_TIMEOUT_S: Final = 10.0
 CLOSE_TIMEOUT_S: Final = 2.0
+SEND_TIMEOUT_S: Final = 5.0
+"""What an agent says is small: a gateway that does not take it for so long reads nothing any more."""
 PING_EVERY_S: Final = 20.0
 PONG_TIMEOUT_S: Final = 20.0
 MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024
@@ -42,8 +44,14 @@ RECEIVE_BYTES: Final = 256 * 1024
 class Socket:
     """An open WebSocket. Made by `open_socket`."""
 
-    def __init__(self, connection: WebSocketConnection) -> None:
+    def __init__(self, connection: WebSocketConnection, stream: trio.abc.Stream) -> None:
         self._connection = connection
+        self._stream = stream
+
+    @property
+    def subprotocol(self) -> str | None:
+        """What the gateway chose of the subprotocols that it was offered."""
+        return self._connection.subprotocol
 
     async def receive(self) -> str | bytes:
         """Wait for the next message.
@@ -58,17 +66,28 @@ class Socket:
             raise (explain_close(1006) if reason is None else explain_close(reason.code, reason.reason or "")) from None
 
     async def send(self, text: str) -> bool:
-        """Send a message; False means that the connection is gone and nothing was sent."""
-        try:
-            await self._connection.send_message(text)
-        except ConnectionClosed:
-            return False
-        return True
+        """Send a message; False means that the connection is gone, and nobody will act on it.
+
+        Cancellation: what has begun is sent whole, within `SEND_TIMEOUT_S`; a gateway that reads nothing for so long
+        has lost its connection. Half a message would break whatever comes after it.
+        """
+        with trio.move_on_after(SEND_TIMEOUT_S, shield=True):  # bounded: see above
+            try:
+                await self._connection.send_message(text)
+            except ConnectionClosed:
+                return False
+            return True
+        await trio.aclose_forcefully(self._stream)
+        return False
 
 
 @asynccontextmanager
 async def open_socket(
-    base_url: str, resource: str, headers: Sequence[tuple[bytes, bytes]], tls: ssl.SSLContext
+    base_url: str,
+    resource: str,
+    headers: Sequence[tuple[bytes, bytes]],
+    tls: ssl.SSLContext,
+    subprotocols: Sequence[str] = (),
 ) -> AsyncIterator[Socket]:
     """Open a WebSocket for the length of the block.
 
@@ -76,6 +95,7 @@ async def open_socket(
         base_url: the gateway's, with http or https.
         resource: the request target.
         tls: used where `base_url` has https.
+        subprotocols: offered to the gateway, the best first.
 
     Raises:
         GatewayRefused: the upgrade was refused for good.
@@ -88,10 +108,12 @@ async def open_socket(
     try:
         async with trio.open_nursery() as nursery:
             host = urlsplit(base_url).netloc.rpartition("@")[2]
-            connection: WebSocketConnection = await nursery.start(_run_reader, stream, host, resource, headers)
+            connection: WebSocketConnection = await nursery.start(
+                _run_reader, stream, host, resource, headers, subprotocols
+            )
             nursery.start_soon(_keep_alive, connection)
             try:
-                yield Socket(connection)
+                yield Socket(connection, stream)
             finally:
                 with trio.move_on_after(CLOSE_TIMEOUT_S, shield=True):  # bounded: a goodbye, said also when cancelled
                     await connection.aclose()
@@ -134,6 +156,7 @@ async def _run_reader(
     host: str,
     resource: str,
     headers: Sequence[tuple[bytes, bytes]],
+    subprotocols: Sequence[str],
     *,
     task_status: trio.TaskStatus[WebSocketConnection],
 ) -> None:
@@ -147,6 +170,7 @@ async def _run_reader(
                     stream,  # type: ignore[arg-type]  # it takes any Stream; its annotation names two
                     host,
                     resource,
+                    subprotocols=list(subprotocols) or None,
                     extra_headers=list(headers),
                     max_message_size=MAX_MESSAGE_BYTES,
                     receive_buffer_size=RECEIVE_BYTES,

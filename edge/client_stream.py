@@ -6,50 +6,23 @@ Rules of the file:
   delivers its messages again.
 - What the gateway sends and this client does not know is passed over; what cannot be read at all is a bug, and raised.
 
-What must change with it: `edge/client_retry.py` decides which ends of a connection are worth coming back from.
+What must change with it: `edge/client_reconnect.py` comes back, `edge/client_deliveries.py` is the newer wire.
 """
 
-import ssl
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final, NoReturn, Self
-from urllib.parse import urlencode, urlsplit
+from typing import NoReturn, Self
 
 import msgspec
 import trio
 
+from edge.client_reconnect import Destination, OnTrouble, stay_connected
 from edge.client_retry import Backoff, GatewayBroken, GatewayError, GatewayUnavailable
-from edge.client_socket import Socket, open_socket
+from edge.client_socket import Socket
 from edge.client_values import Event, Message
 from edge.nursery import open_plain_nursery
-
-CALM_S: Final = 10.0
-"""A connection that lived this long was a good one: the next delay starts small again. A batch says so as well."""
-
-
-@dataclass(frozen=True, slots=True)
-class StreamAddress:
-    """Which stream of which gateway.
-
-    Args:
-        base_url: the gateway's, with http or https.
-        durable: the consumer's name.
-        subject: what it listens to.
-        batch: the most messages in one batch.
-    """
-
-    base_url: str
-    durable: str
-    subject: str
-    batch: int
-
-    @property
-    def resource(self) -> str:
-        """The request target of the upgrade."""
-        query = urlencode({"subject": self.subject, "durable": self.durable, "batch": self.batch})
-        return f"{urlsplit(self.base_url).path}/stream?{query}"
 
 
 class BatchState(Enum):
@@ -135,10 +108,6 @@ class AgentStatistics:
     last_error: str | None
 
 
-OnTrouble = Callable[[GatewayError, float], None]
-"""Called with what went wrong and the seconds until the next try."""
-
-
 class Agent:
     """The batches of one durable consumer, for ever: an async iterator. Made by `Client.agent`."""
 
@@ -167,32 +136,18 @@ class Agent:
         acked, naked = self._settled[BatchState.ACKED], self._settled[BatchState.NAKED]
         return AgentStatistics(self._connections, self._batches, acked, naked, self._last_error)
 
-    async def run_agent(self, address: StreamAddress, headers: Mapping[str, str], tls: ssl.SSLContext) -> NoReturn:
+    async def run_agent(self, destination: Destination, parameters: dict[str, str | int]) -> NoReturn:
         """Stay connected; hand over what comes.
 
         Raises:
             GatewayRefused: coming back would be of no use.
             GatewayBroken: what the gateway says cannot be understood.
         """
-        fields = [(name.encode(), value.encode()) for name, value in headers.items()]
-        backoff = Backoff()
-        while True:
-            began = trio.current_time()
-            try:
-                async with open_socket(address.base_url, address.resource, fields, tls) as socket:
-                    self._connections += 1
-                    self._connected.set()
-                    await self._hand_over(socket, backoff)
-            except GatewayUnavailable as error:
-                if trio.current_time() - began >= CALM_S:
-                    backoff.reset()
-                delay_s = backoff.next_delay_s(error.retry_after_s)
-                self._last_error = str(error)
-                if self._on_trouble is not None:
-                    self._on_trouble(error, delay_s)
-            await trio.sleep(delay_s)
+        await stay_connected(destination, lambda: parameters, self._hand_over, self._note_trouble)
 
     async def _hand_over(self, socket: Socket, backoff: Backoff) -> NoReturn:
+        self._connections += 1
+        self._connected.set()
         said = ""
         while True:
             try:
@@ -206,19 +161,25 @@ class Agent:
             elif frame.type == "error":
                 said = f" ({frame.message})"  # a close frame follows and decides; its own reason may be empty
 
+    def _note_trouble(self, error: GatewayError, delay_s: float) -> None:
+        self._last_error = str(error)
+        if self._on_trouble is not None:
+            self._on_trouble(error, delay_s)
+
     def _count_settled(self, batch: Batch) -> None:
         self._settled[batch.state] += len(batch.messages)
 
 
 @asynccontextmanager
 async def open_agent(
-    address: StreamAddress, headers: Mapping[str, str], tls: ssl.SSLContext, on_trouble: OnTrouble | None = None
+    destination: Destination, *, durable: str, subject: str, batch: int, on_trouble: OnTrouble | None = None
 ) -> AsyncIterator[Agent]:
     """Attach an agent for the length of the block.
 
     Args:
-        headers: sent with the upgrade.
-        tls: used where the address has https.
+        durable: the consumer's name.
+        subject: what it listens to.
+        batch: the most messages in one batch.
         on_trouble: told of every lost connection and every failed try.
 
     Raises:
@@ -227,8 +188,9 @@ async def open_agent(
     Closes: the connection; a batch that was not answered is delivered again, to whoever is attached.
     """
     agent = Agent(on_trouble)
+    parameters: dict[str, str | int] = {"subject": subject, "durable": durable, "batch": batch}
     async with open_plain_nursery() as nursery:
-        nursery.start_soon(agent.run_agent, address, headers, tls)
+        nursery.start_soon(agent.run_agent, destination, parameters)
         yield agent
         nursery.cancel_scope.cancel()
 

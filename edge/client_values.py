@@ -7,6 +7,7 @@ Rules of the file:
 What must change with it: the wire of `POST /ingest`, `POST /cache/batch`, `GET /readyz` and `/stream`.
 """
 
+from datetime import datetime
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -98,10 +99,16 @@ class Message(msgspec.Struct, frozen=True):
     Args:
         index: its place in the batch.
         data: the JSON text; `{"raw": "…"}` stands for a message that was not JSON.
+        seq: its position in the stream; 0 on the old wire, which does not say it.
+        delivered: how often it was sent to somebody by now, this time included.
+        time: when it was published; None on the old wire.
     """
 
     index: int
     data: msgspec.Raw
+    seq: int = 0
+    delivered: int = 1
+    time: datetime | None = None
 
     def events(self) -> list[Event]:
         """Give the events of a frame; none when the message is no frame of well-formed events."""
