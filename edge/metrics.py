@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 
 from edge.http import Request, Response
+from engine.scans import LIVE, ScanState
 
 if TYPE_CHECKING:
     from edge.node import Node
@@ -68,6 +69,7 @@ class _NodeCollector:
             "Queries told to come back, too many were running.",
             value=node.metrics.queries_shed,
         )
+        yield from _agents_metrics(node)
         ready = node.health.state == "ready"
         yield GaugeMetricFamily("headgate_ready", "1 when requests should come here.", value=int(ready))
         durability = InfoMetricFamily("headgate_durability", "What an acknowledged event survives.")
@@ -80,3 +82,24 @@ class _NodeCollector:
             restarts.add_metric([actor.name], actor.restarts + sum(one.restarts for one in actor.children.values()))
         yield actors
         yield restarts
+
+
+def _agents_metrics(node: "Node") -> Iterator[Metric]:
+    roster = node.agents.roster
+    connected = sum(record.is_connected for record in roster.agents.values())
+    yield GaugeMetricFamily("headgate_agents_connected", "Remote scanners that are connected.", value=connected)
+    yield CounterMetricFamily(
+        "headgate_agents_takeovers", "Connections that took over from an older one.", value=roster.takeovers
+    )
+    yield CounterMetricFamily(
+        "headgate_agents_ignored_frames", "Frames of agents that changed nothing.", value=roster.ignored
+    )
+    live = GaugeMetricFamily("headgate_agents_live_scans", "Scans that are not over, by state.", labels=["state"])
+    ended = CounterMetricFamily("headgate_agents_ended_scans", "Scans that are over, by how.", labels=["state"])
+    for state in ScanState:
+        if state in LIVE:
+            live.add_metric([state.value], roster.count_live(state))
+        else:
+            ended.add_metric([state.value], roster.ended[state])
+    yield live
+    yield ended

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import trio
 
+from actors.agents import Agents
 from actors.consumers import Consumers
 from actors.hashes import HashCache
 from actors.health import Health
@@ -31,6 +32,7 @@ class Node:
         hashes: knows files.
         stream: attaches agents.
         consumers: lists and moves what reads the stream.
+        agents: knows the remote scanners, and starts their scans.
         health: says how the gateway is.
         metrics: what has been counted.
         draining: set when shutdown begins.
@@ -44,6 +46,7 @@ class Node:
     hashes: HashCache
     stream: Streams
     consumers: Consumers
+    agents: Agents
     health: Health
     metrics: Metrics
     draining: trio.Event

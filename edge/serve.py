@@ -19,6 +19,7 @@ from typing import Final, TypeVar
 import structlog
 import trio
 
+from actors.agents import Agents
 from actors.children import run_embedded_log
 from actors.consumers import Consumers
 from actors.hashes import HashCache
@@ -35,6 +36,7 @@ from edge.quart_lane import QuartLane
 from edge.serve_postgres import open_databases, open_embedded_postgres
 from edge.table import make_table
 from edge.upgrades import upgrade_connection
+from engine.agents import Roster
 from engine.bridge import open_bridge
 from engine.children import locked_folder
 from engine.endpoints import Endpoint, Locate, endpoints_of
@@ -100,7 +102,7 @@ async def serve(settings: Settings, *, task_status: trio.TaskStatus[str] = trio.
             open_databases(settings, root, bridge, locate_database) as postgres,
         ):
             signals.start_soon(_watch_signals, draining)
-            with root.child("stream") as agents:
+            with root.child("stream") as agents, root.child("agents") as far:
                 if embedded is not None:
                     children.start_soon(partial(supervise, nest, "nats", partial(run_embedded_log, embedded)))
                 jetstream = JetStream(locate, "headgate")
@@ -121,6 +123,7 @@ async def serve(settings: Settings, *, task_status: trio.TaskStatus[str] = trio.
                 consumers = Consumers(jetstream, control, settings.stream, streams.attached, streams.forget)
                 table = HashTable(settings.cache_mib * 1024 * 1024, settings.cache_ttl_s)
                 cache = HashCache(table, tier)
+                scanners = Agents(Roster(settings.scan_grace_s), far)
                 redis_state = cache.redis_state if tier is not None else None
                 disk = Disk(settings.data, settings.min_free_mib) if has_engines else None
                 health = Health(jetstream, root, redis_state, draining.is_set, disk)
@@ -136,13 +139,25 @@ async def serve(settings: Settings, *, task_status: trio.TaskStatus[str] = trio.
                 metrics = Metrics()
                 queries = None if postgres is None else Queries(postgres.query, metrics)
                 node = Node(
-                    settings, root, publisher, cache, streams, consumers, health, metrics, draining, postgres, queries
+                    settings,
+                    root,
+                    publisher,
+                    cache,
+                    streams,
+                    consumers,
+                    scanners,
+                    health,
+                    metrics,
+                    draining,
+                    postgres,
+                    queries,
                 )
                 async with trio.open_nursery() as drivers:
                     drivers.start_soon(partial(supervise, root, "log", keeper.run_connection))
                     async with trio.open_nursery() as actors:
                         actors.start_soon(partial(supervise, root, "stream-keeper", keeper.run))
                         actors.start_soon(partial(supervise, root, "ingest", publisher.run, mailbox=publisher.mailbox))
+                        actors.start_soon(partial(supervise, root, "agents-keeper", scanners.run))
                         if tier is not None:
                             actors.start_soon(partial(supervise, root, "hashes", cache.run))
                         if disk is not None:

@@ -7,6 +7,8 @@ Rules of the file:
 from collections.abc import Awaitable, Callable
 from functools import partial
 
+from edge.agents import open_agent
+from edge.agents_rest import delete_scan, get_agent, get_agents, get_scan, get_scans, post_agent_scan
 from edge.consumers import delete_consumer, get_consumer, get_consumers, post_pause, post_reset, post_resume
 from edge.hashes import post_cache_batch
 from edge.health import (
@@ -69,6 +71,16 @@ def make_table(node: Node) -> RouteTable:
         routes.append(
             route("POST", f"{prefix}/query/sql", post_query_sql, express, "SQL over the catalog's views", may_query)
         )
+        routes += [
+            route("GET", f"{prefix}/agents", get_agents, quart, "The remote scanners"),
+            route("GET", f"{prefix}/agents/{{id}}", get_agent, quart, "One remote scanner"),
+            route("POST", f"{prefix}/agents/{{id}}/scan", post_agent_scan, quart, "Have a remote scanner scan"),
+            route("GET", f"{prefix}/scans", get_scans, quart, "The scans of remote scanners"),
+            route("GET", f"{prefix}/scans/{{command_id}}", get_scan, quart, "One scan of a remote scanner"),
+            route("DELETE", f"{prefix}/scans/{{command_id}}", delete_scan, quart, "Stop waiting for a scan"),
+        ]
+        for path in (f"{prefix}/agents", f"{prefix}/ws/agents"):
+            sockets[path] = SocketRoute(path, partial(open_agent, node), "Scan orders to remote scanners")
         path = f"{prefix}/stream"
         sockets[path] = SocketRoute(path, partial(open_stream, node), "Batches of events to agents")
     return RouteTable(routes, node.metrics, sockets)

@@ -124,6 +124,20 @@ class Settings(BaseSettings):
         le=86_400,
         description="longest time an agent may hold a batch, seconds",
     )
+    scan_grace_s: float = Field(
+        30.0,
+        alias="HEADGATE_SCAN_GRACE_S",
+        ge=0,
+        le=3600,
+        description="time for a remote scanner that went away to come back before its scans are lost, seconds",
+    )
+    scan_timeout_s: float = Field(
+        21_600.0,
+        alias="HEADGATE_SCAN_TIMEOUT_S",
+        ge=1,
+        le=2_592_000,
+        description="longest time a remote scan may take when its request does not say, seconds",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", alias="HEADGATE_LOG_LEVEL", description="least level of the log lines on stderr"
     )

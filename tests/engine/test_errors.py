@@ -10,6 +10,7 @@ from engine.errors import KINDS, Broken, Fault, Kind, Refused, Situation, Unavai
 
 CLASSES: list[type[Fault]] = [Refused, Unavailable, Unknown, Broken]
 STANDARD_CLOSE_CODES = {"server.draining": 1012, "server.broken": 1011}
+COME_BACK_CODES = {"request.too-slow", "request.wrong-lane", "agents.no-hello"}
 every_kind = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
 
 
@@ -53,7 +54,7 @@ def test_a_kind_keeps_the_conventions(kind: Kind) -> None:
         assert kind.status in {429, 503}
     if kind.code in STANDARD_CLOSE_CODES:
         assert kind.close_code == STANDARD_CLOSE_CODES[kind.code]
-    elif kind.situation is not Situation.REFUSED or kind.code in {"request.too-slow", "request.wrong-lane"}:
+    elif kind.situation is not Situation.REFUSED or kind.code in COME_BACK_CODES:
         assert 4000 <= kind.close_code <= 4499  # come back
     else:
         assert 4500 <= kind.close_code <= 4999  # do not

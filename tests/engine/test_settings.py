@@ -121,6 +121,8 @@ MALFORMED: dict[str, list[str]] = {
     "HEADGATE_DRAIN_S": ["-1", "nan", "inf", "601", "ten"],
     "HEADGATE_ACK_WAIT_S": ["0", "nan", "3601"],
     "HEADGATE_MAX_LEASE_S": ["0", "nan", "86401"],
+    "HEADGATE_SCAN_GRACE_S": ["-1", "nan", "3601", "soon"],
+    "HEADGATE_SCAN_TIMEOUT_S": ["0", "nan", "2592001", "6h"],
     "HEADGATE_LOG_LEVEL": ["trace", "INFO", ""],
 }
 ANY_TEXT = {"HEADGATE_HOST", "HEADGATE_DATA", "SNAPFS_ENV", "DB_HOST", "DB_USER", "DB_PASSWORD", "DB_NAME"}
