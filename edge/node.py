@@ -16,6 +16,7 @@ from actors.ingest import Publisher
 from actors.postgres import Databases
 from actors.query import Queries
 from actors.stream import Streams
+from actors.stream_v1 import LeasedStreams
 from actors.tree import Actor
 from engine.metrics import Metrics
 from engine.settings import Settings
@@ -30,7 +31,8 @@ class Node:
         root: the tree of actors.
         ingest: puts events on the log.
         hashes: knows files.
-        stream: attaches agents.
+        stream: attaches agents of the old wire.
+        stream_v1: attaches agents that speak `headgate.stream.v1`.
         consumers: lists and moves what reads the stream.
         agents: knows the remote scanners, and starts their scans.
         health: says how the gateway is.
@@ -45,6 +47,7 @@ class Node:
     ingest: Publisher
     hashes: HashCache
     stream: Streams
+    stream_v1: LeasedStreams
     consumers: Consumers
     agents: Agents
     health: Health

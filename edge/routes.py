@@ -14,10 +14,10 @@ from enum import Enum
 
 import structlog
 import trio
-from trio_websocket import WebSocketConnection
 
 from edge.http import Handler, Request, Response
 from edge.problems import broken, problem_response
+from edge.sockets import Negotiated, Session
 from engine.errors import Fault, Refused
 from engine.metrics import Metrics
 
@@ -68,7 +68,7 @@ class SocketRoute:
     """
 
     path: str
-    open: Callable[[Request], Awaitable[Callable[[WebSocketConnection], Awaitable[None]]]]
+    open: Callable[[Request], Awaitable[Session | Negotiated]]
     summary: str
 
 

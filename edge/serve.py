@@ -28,6 +28,7 @@ from actors.ingest import Publisher
 from actors.log import LogKeeper
 from actors.query import Queries
 from actors.stream import Streams
+from actors.stream_v1 import LeasedStreams
 from actors.tree import Actor, State, supervise
 from edge.listener import Listener
 from edge.logs import configure_logs
@@ -120,7 +121,24 @@ async def serve(settings: Settings, *, task_status: trio.TaskStatus[str] = trio.
                     settings.max_lease_s,
                     agents,
                 )
-                consumers = Consumers(jetstream, control, settings.stream, streams.attached, streams.forget)
+                leased = LeasedStreams(
+                    jetstream,
+                    control,
+                    settings.stream,
+                    settings.subjects,
+                    settings.ack_wait_s,
+                    settings.max_lease_s,
+                    agents,
+                )
+
+                def attached(durable: str) -> int:
+                    return streams.attached(durable) + leased.attached(durable)
+
+                def forget(durable: str) -> None:
+                    streams.forget(durable)
+                    leased.forget(durable, "reset")
+
+                consumers = Consumers(jetstream, control, settings.stream, attached, forget)
                 table = HashTable(settings.cache_mib * 1024 * 1024, settings.cache_ttl_s)
                 cache = HashCache(table, tier)
                 scanners = Agents(Roster(settings.scan_grace_s), far)
@@ -144,6 +162,7 @@ async def serve(settings: Settings, *, task_status: trio.TaskStatus[str] = trio.
                     publisher,
                     cache,
                     streams,
+                    leased,
                     consumers,
                     scanners,
                     health,

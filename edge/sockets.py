@@ -7,7 +7,7 @@ Rules of the file:
 """
 
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Final, NamedTuple
 
 import trio
 from trio_websocket import ConnectionClosed, WebSocketConnection, WebSocketRequest, wrap_server_stream
@@ -28,7 +28,16 @@ CLOSE_WITHIN_S: Final = 2.0
 Session = Callable[[WebSocketConnection], Awaitable[None]]
 
 
-async def serve_socket(stream: trio.SocketStream, head_bytes: bytes, rest: bytes, session: Session) -> None:
+class Negotiated(NamedTuple):
+    """A session in a subprotocol that the client offered."""
+
+    session: Session
+    subprotocol: str
+
+
+async def serve_socket(
+    stream: trio.SocketStream, head_bytes: bytes, rest: bytes, session: Session, subprotocol: str | None = None
+) -> None:
     """Upgrade a connection and run a session on it.
 
     Args:
@@ -36,6 +45,7 @@ async def serve_socket(stream: trio.SocketStream, head_bytes: bytes, rest: bytes
         head_bytes: the upgrade request's head.
         rest: what came after it.
         session: talks to the client; when it returns, the socket is closed normally.
+        subprotocol: what was chosen of what the client offered.
     """
     replay = ReplayStream(stream, head_bytes, rest)
     try:
@@ -48,7 +58,7 @@ async def serve_socket(stream: trio.SocketStream, head_bytes: bytes, rest: bytes
                     max_message_size=MAX_MESSAGE_BYTES,
                     receive_buffer_size=RECEIVE_BYTES,
                 )
-                socket = await request.accept()
+                socket = await request.accept(subprotocol=subprotocol)
                 replay.release()
             nursery.start_soon(_ping, socket)
             try:

@@ -1,5 +1,7 @@
 """WebSocket `/stream`: batches of events out, acknowledgements in (the old wire, S0.10 to S0.17).
 
+Who offers the subprotocol `headgate.stream.v1` is served by `edge/stream_v1.py`; for all others nothing changed.
+
 Rules of the file:
 - One batch is outstanding; the acknowledgement's path never waits behind a delivery.
 - Whatever ends the session, what the agent held goes back to the log at once.
@@ -15,7 +17,8 @@ from trio_websocket import WebSocketConnection
 from actors.stream import Consumer
 from edge.http import Request
 from edge.node import Node
-from edge.sockets import Session, close_socket
+from edge.sockets import Negotiated, Session, close_socket
+from edge.stream_v1 import asks_for_v1, open_stream_v1
 from engine.errors import Fault, Refused
 from engine.log import Verdict
 from engine.stream import DEFAULT_BATCH, encode_batch
@@ -23,13 +26,15 @@ from engine.stream import DEFAULT_BATCH, encode_batch
 log = structlog.get_logger("stream")
 
 
-async def open_stream(node: Node, request: Request) -> Session:
+async def open_stream(node: Node, request: Request) -> Session | Negotiated:
     """Check an agent's parameters and make its durable, before the upgrade.
 
     Raises:
         Refused: a parameter is missing or wrong.
         Unavailable: the log is away, or the gateway is shutting down.
     """
+    if asks_for_v1(request):
+        return await open_stream_v1(node, request)
     parameters = request.parameters()
     missing = [name for name in ("subject", "durable") if not parameters.get(name)]
     if missing:

@@ -12,7 +12,7 @@ from edge.normaliser import Head
 from edge.problems import broken, problem_response
 from edge.responses import encode_response
 from edge.routes import RouteTable
-from edge.sockets import check_upgrade, serve_socket
+from edge.sockets import Negotiated, check_upgrade, serve_socket
 from engine.errors import Fault, Unavailable
 
 log = structlog.get_logger("sockets")
@@ -54,7 +54,9 @@ async def upgrade_connection(
         await _answer(stream, problem_response(broken(), request_id, head.path), request_id)
     else:
         table.metrics.upgrades[head.path] += 1
-        await serve_socket(stream, head_bytes, rest, session)
+        chosen = session.subprotocol if isinstance(session, Negotiated) else None
+        talk = session.session if isinstance(session, Negotiated) else session
+        await serve_socket(stream, head_bytes, rest, talk, chosen)
 
 
 async def _answer(stream: trio.SocketStream, response: Response, request_id: str) -> None:

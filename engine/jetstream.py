@@ -6,12 +6,14 @@ Rules of the file:
 What must change with it: `engine/log.py` reads what comes; the control plane is `engine/log_control.py`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final
 
 import orjson
 
 from engine import nats_wire
 from engine.endpoints import Locate
+from engine.errors import Unavailable
 from engine.log import (
     Delivery,
     Lost,
@@ -19,6 +21,7 @@ from engine.log import (
     PullRequest,
     StoredMessage,
     Verdict,
+    is_heard,
     read_direct,
     read_outcome,
     read_stored,
@@ -27,6 +30,7 @@ from engine.nats import NatsConnection
 from engine.nats_wire import Message
 
 OnOutcome = Callable[[Outcome], None]
+API_TIMEOUT_S: Final = 5.0
 
 
 class JetStream:
@@ -63,6 +67,40 @@ class JetStream:
         return self.connection.send_nowait(
             b"".join([b"PUB %s %d\r\n%s\r\n" % (one.reply.encode(), size, body) for one in deliveries])
         )
+
+    def say_nowait(self, words: Iterable[tuple[str, bytes]]) -> bool:
+        """Send words to the reply subjects of deliveries, in one write; False when there is no connection."""
+        return self.connection.send_nowait(
+            b"".join([b"PUB %s %d\r\n%s\r\n" % (reply.encode(), len(body), body) for reply, body in words])
+        )
+
+    def ask_nowait(self, reply: str, body: bytes, on_answer: Callable[[bool], None]) -> None:
+        """Send words to a delivery's reply subject and have the log say that it heard them (a double ack).
+
+        Args:
+            reply: the delivery's reply subject.
+            body: the verdict.
+            on_answer: called exactly once, perhaps before this returns: True when the log answered, False when it
+                cannot any more, and then it may or may not have heard them.
+        """
+        self.connection.request_nowait(reply, body, lambda answer: on_answer(is_heard(answer)))
+
+    async def ask_api(self, subject: str, timeout_s: float = API_TIMEOUT_S) -> dict[str, Any]:
+        """Ask JetStream's API for a description, such as `STREAM.INFO.<stream>`.
+
+        Raises:
+            Unavailable: the log does not answer, or refuses.
+        """
+        reply = await self.connection.request(f"$JS.API.{subject}", b"", timeout_s)
+        if not isinstance(reply, Message):
+            raise Unavailable("log.down", "the log does not answer")
+        try:
+            value = orjson.loads(reply.payload)
+        except orjson.JSONDecodeError:
+            raise Unavailable("log.down", "the log does not answer to JetStream's API") from None
+        if "error" in value:
+            raise Unavailable("log.refused", f"the log refused: {value['error'].get('description', '')}")
+        return dict(value)
 
     def pull_nowait(self, stream: str, durable: str, inbox: str, request: PullRequest) -> bool:
         """Ask a durable consumer for messages to an inbox; False when there is no connection."""

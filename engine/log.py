@@ -16,6 +16,7 @@ import orjson
 
 from engine import nats_wire
 from engine.nats_wire import Message
+from engine.positions import Position
 
 DUPLICATE_IN_BATCH: Final = 10201
 """Error code: an atomic batch holds a message id that is already stored."""
@@ -208,6 +209,22 @@ def read_stored(answer: bytes) -> StoredMessage | None:
         raise nats_wire.WireError(f"not a stored message: {problem}") from problem
 
 
+def published_ns(reply: str) -> int:
+    """Give when a delivery was stored, nanoseconds since 1970, from its reply subject; 0 when it does not say."""
+    tokens = reply.split(".")
+    at = 7 if len(tokens) == 9 else 9
+    return int(tokens[at]) if len(tokens) > at and tokens[at].isdecimal() else 0
+
+
+def is_heard(answer: Reply) -> bool:
+    """Say that an answer to a verdict means that a consumer heard it."""
+    if not isinstance(answer, Message):
+        return False
+    if answer.header and nats_wire.read_headers(answer.header).status is not None:
+        return False  # 503: nobody listens any more
+    return not answer.payload.startswith(b"-ERR")
+
+
 @dataclass(frozen=True, slots=True)
 class PullRequest:
     """What to ask a consumer for.
@@ -247,3 +264,24 @@ class StreamFacts:
     name: str
     atomic: bool
     replicas: int
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumerPlan:
+    """How a consumer is to be made where there is none.
+
+    Args:
+        name: its name, a token.
+        subject: what it hears.
+        ack_wait_s: lease of a delivery.
+        start: where it begins.
+        filter: event types, as in the query; kept with the consumer so that all its agents have the same.
+        forgets_after_s: it is deleted after so long without an agent; None for a durable.
+    """
+
+    name: str
+    subject: str
+    ack_wait_s: float
+    start: Position
+    filter: str = ""
+    forgets_after_s: float | None = None

@@ -9,6 +9,7 @@ Rules of the file:
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Mapping
+from datetime import datetime
 from typing import Any, Final, NamedTuple, TypeVar, TypeVarTuple, Unpack
 
 import nats
@@ -19,9 +20,10 @@ from nats.aio.client import Client
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, RetentionPolicy, StorageType, StreamConfig
 
 from engine.bridge import Bridge
+from engine.consumers import FILTER_MEMBER
 from engine.endpoints import Endpoint, Locate
 from engine.errors import Refused, Unavailable
-from engine.log import StreamFacts
+from engine.log import ConsumerPlan, StreamFacts
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -93,6 +95,26 @@ class LogControl:
         answer: dict[str, Any] = orjson.loads(await self._bridge.call(self._translated, self._request, verb, body))
         error = answer.get("error") or {}
         return ApiAnswer(answer, int(error.get("err_code", 0)), str(error.get("description", "")))
+
+    async def make_consumer(self, stream: str, plan: ConsumerPlan) -> bool:
+        """Make a consumer by a plan, or find it.
+
+        Returns:
+            Whether it was made now.
+
+        Raises:
+            Unavailable: the log does not answer.
+            Refused: it exists for another subject or filter, or its deliveries are not acknowledged one by one.
+        """
+        return await self._bridge.call(self._translated, self._make_consumer, stream, plan)
+
+    async def delete_consumer(self, stream: str, name: str) -> None:
+        """Delete a consumer; that there is none is fine.
+
+        Raises:
+            Unavailable: the log does not answer.
+        """
+        await self._bridge.call(self._translated, self._delete_consumer, stream, name)
 
     async def aclose(self) -> None:
         """Close the connection."""
@@ -198,6 +220,53 @@ class LogControl:
                 f"the durable {durable!r} exists for the subject {existing.filter_subject!r}, not {subject!r}; "
                 "use another durable name for another subject",
             )
+
+    async def _make_consumer(self, stream: str, plan: ConsumerPlan) -> bool:
+        manager = (await self._connected()).jetstream(timeout=CALL_TIMEOUT_S)
+        created = False
+        try:
+            existing = (await manager.consumer_info(stream, plan.name)).config
+        except nats.js.errors.NotFoundError:
+            try:
+                existing = (await manager.add_consumer(stream, _config_of(plan))).config
+                created = True
+            except nats.js.errors.APIError as problem:
+                if problem.err_code not in _CONSUMER_EXISTS:
+                    raise
+                existing = (await manager.consumer_info(stream, plan.name)).config
+        found = (existing.metadata or {}).get(FILTER_MEMBER, "")
+        for what, theirs, ours in (("subject", existing.filter_subject, plan.subject), ("filter", found, plan.filter)):
+            if theirs != ours and (ours or what == "subject"):
+                raise Refused(
+                    "request.conflict",
+                    f"the durable {plan.name!r} exists for the {what} {theirs!r}, not {ours!r}; "
+                    f"use another durable name for another {what}",
+                )
+        if existing.ack_policy != AckPolicy.EXPLICIT or existing.deliver_subject:
+            raise Refused("request.conflict", f"the durable {plan.name!r} is no pull consumer with explicit acks")
+        return created
+
+    async def _delete_consumer(self, stream: str, name: str) -> None:
+        manager = (await self._connected()).jetstream(timeout=CALL_TIMEOUT_S)
+        with contextlib.suppress(nats.js.errors.NotFoundError):
+            await manager.delete_consumer(stream, name)
+
+
+def _config_of(plan: ConsumerPlan) -> ConsumerConfig:
+    return ConsumerConfig(
+        name=plan.name,
+        durable_name=plan.name if plan.forgets_after_s is None else None,
+        filter_subject=plan.subject,
+        ack_policy=AckPolicy.EXPLICIT,
+        deliver_policy=DeliverPolicy(plan.start.policy),
+        opt_start_seq=plan.start.sequence or None,
+        opt_start_time=datetime.fromisoformat(plan.start.time) if plan.start.time else None,
+        ack_wait=plan.ack_wait_s,
+        max_ack_pending=MAX_ACK_PENDING,
+        inactive_threshold=plan.forgets_after_s,
+        mem_storage=True if plan.forgets_after_s is not None else None,
+        metadata={FILTER_MEMBER: plan.filter} if plan.filter else None,
+    )
 
 
 async def _ignore(_: Exception) -> None:

@@ -80,7 +80,12 @@ BRIDGE_MODULES = {"engine.bridge", "engine.hashes_redis", "engine.log_control", 
 EDGE_ALONE = {"cyclopts", "h11", "httptools", "hypercorn", "quart", "quart_trio", "rich", "trio_websocket", "wsproto"}
 
 # Actors know each other only through what makes them a tree.
-ACTOR_INFRASTRUCTURE = {"actors.tree"}
+ACTOR_INFRASTRUCTURE = {
+    "actors.tree",
+    "actors.desk",  # parts of a consumer, without tasks of their own: its socket and its HTTP agents share them
+    "actors.leased",
+    "actors.puller",
+}
 
 # The composition root opens drivers and starts actors; the two others each open one thing of their own.
 COMPOSERS = {
