@@ -1,4 +1,4 @@
-"""The hash cache's tiers, asked in order: in-process, then Redis where there is one.
+"""The hash cache's tiers, asked in order: in-process, then Redis where there is one, then the catalog in PostgreSQL.
 
 Rules of the file:
 - One round trip a request a tier, whatever the number of probes; a tier that does not answer is a miss.
@@ -9,15 +9,16 @@ Rules of the file:
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 import trio
 
 from actors.tree import Actor
+from engine.catalog_store import Known
 from engine.errors import Unavailable
 from engine.events import FileEvent
-from engine.hashes import HashTable, Probe, changes_of, path_of, seeded_at
+from engine.hashes import HashTable, Probe, changes_of, encode_entry, path_of, seeded_at
 from engine.hashes_redis import WINDOW_S, RedisTier
 
 log = structlog.get_logger("hashes")
@@ -26,6 +27,21 @@ FOLLOW_EVERY_S: Final = 1.0
 """A deletion at one gateway is no hit at another after about this time."""
 OVERLAP_US: Final = 2_000_000
 """Gateways' clocks may differ by so much and no deletion is missed."""
+CATALOG_WITHIN_S: Final = 0.25
+"""A catalog that takes longer is treated as away: the scanner hashes the files, which costs it about as much."""
+CATALOG_PAUSE_S: Final = 1.0
+"""It is left alone for so long after that, so that a hanging database does not cost every request its deadline."""
+
+
+class CatalogTier(Protocol):
+    """What the cache needs of the catalog."""
+
+    @property
+    def is_current(self) -> bool:
+        """Whether it knows of every deletion from before this gateway's start; those since then are known here."""
+
+    async def find(self, identities: list[bytes], paths: list[bytes]) -> Known:
+        """Look up files and deletions; raises `Unavailable`."""
 
 
 class HashCache:
@@ -34,10 +50,15 @@ class HashCache:
     Args:
         table: the in-process tier.
         redis: the second tier, None when there is none.
+        catalog: the last tier, None when there is none.
     """
 
-    def __init__(self, table: HashTable, redis: RedisTier | None) -> None:
+    def __init__(self, table: HashTable, redis: RedisTier | None, catalog: CatalogTier | None = None) -> None:
         self.table = table
+        self.catalog_hits = 0
+        self.catalog_failures = 0
+        self._catalog = catalog
+        self._catalog_rests_until = 0.0
         self.redis_error: str | None = None
         self.redis_since = trio.current_time()
         self._redis = redis
@@ -74,6 +95,9 @@ class HashCache:
         answers, missing = table.find_all(probes, now_us)
         if missing and self._redis is not None:
             await self._ask_redis(self._redis, probes, answers, missing, now_us)
+            missing = [one for one in missing if answers[one[0]] is None]
+        if missing and self._catalog is not None and self._catalog.is_current:
+            await self._ask_catalog(self._catalog, probes, answers, missing, now_us)
         hits = len(answers) - answers.count(None)
         table.hits += hits
         table.misses += len(answers) - hits
@@ -116,6 +140,42 @@ class HashCache:
                 continue
             self.table.remember(key, entry)
             answers[index] = entry
+
+    async def _ask_catalog(
+        self,
+        catalog: CatalogTier,
+        probes: Sequence[Probe],
+        answers: list[bytes | None],
+        missing: list[tuple[int, bytes]],
+        now_us: int,
+    ) -> None:
+        if trio.current_time() < self._catalog_rests_until:
+            return
+        paths = {index: path_of(probes[index].path) for index, _ in missing}
+        known: Known | None = None
+        with trio.move_on_after(CATALOG_WITHIN_S):
+            try:
+                known = await catalog.find([key for _, key in missing], [one for one in paths.values() if one])
+            except Unavailable as problem:
+                log.debug("the catalog does not answer the cache", error=problem.detail)
+        if known is None:
+            self.catalog_failures += 1
+            self._catalog_rests_until = trio.current_time() + CATALOG_PAUSE_S
+            return
+        for path, deleted_us in known.deleted.items():
+            self.table.bury(path, deleted_us)
+        for index, key in missing:
+            found = known.entries.get(key)
+            if found is None:
+                continue
+            # The log's clock is not this machine's: by the margin a deletion wins over what may have been after it.
+            entry = encode_entry(found[0], found[1], max(0, found[2] - OVERLAP_US))
+            buried_us = known.deleted.get(paths[index] or b"", 0)
+            if entry is None or seeded_at(entry) <= buried_us or not self.table.is_valid(probes[index], entry, now_us):
+                continue
+            self.table.remember(key, entry)
+            answers[index] = entry
+            self.catalog_hits += 1
 
     def _redis_answered(self) -> None:
         if self.redis_error is not None:

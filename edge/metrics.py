@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 
+from edge.catalog import catalog_metrics
 from edge.http import Request, Response
 from engine.scans import LIVE, ScanState
 
@@ -61,6 +62,7 @@ class _NodeCollector:
         yield CounterMetricFamily("headgate_hashes_hits", "Probes answered with a hash.", value=table.hits)
         yield CounterMetricFamily("headgate_hashes_misses", "Probes answered with a miss.", value=table.misses)
         yield GaugeMetricFamily("headgate_hashes_entries", "Entries of the in-process tier.", value=len(table))
+        yield from catalog_metrics(node)
         if node.query is not None:
             yield GaugeMetricFamily("headgate_queries", "Queries that run or wait.", value=node.query.mailbox().depth)
         yield CounterMetricFamily("headgate_query_rows", "Rows that queries gave.", value=node.metrics.query_rows)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import trio
 
 from actors.agents import Agents
+from actors.catalog import Catalog
 from actors.consumers import Consumers
 from actors.hashes import HashCache
 from actors.health import Health
@@ -40,6 +41,7 @@ class Node:
         draining: set when shutdown begins.
         postgres: the catalog's database, None where there is no catalog.
         query: answers SQL over the catalog, None where there is no catalog.
+        catalog: keeps files in PostgreSQL, None where there is no catalog.
     """
 
     settings: Settings
@@ -55,3 +57,4 @@ class Node:
     draining: trio.Event
     postgres: Databases | None
     query: Queries | None
+    catalog: Catalog | None

@@ -34,7 +34,7 @@ from edge.listener import Listener
 from edge.logs import configure_logs
 from edge.node import Node
 from edge.quart_lane import QuartLane
-from edge.serve_postgres import open_databases, open_embedded_postgres
+from edge.serve_postgres import make_catalog, open_databases, open_embedded_postgres
 from edge.table import make_table
 from edge.upgrades import upgrade_connection
 from engine.agents import Roster
@@ -140,7 +140,8 @@ async def serve(settings: Settings, *, task_status: trio.TaskStatus[str] = trio.
 
                 consumers = Consumers(jetstream, control, settings.stream, attached, forget)
                 table = HashTable(settings.cache_mib * 1024 * 1024, settings.cache_ttl_s)
-                cache = HashCache(table, tier)
+                catalog = make_catalog(settings, jetstream, postgres)
+                cache = HashCache(table, tier, catalog)
                 scanners = Agents(Roster(settings.scan_grace_s), far)
                 redis_state = cache.redis_state if tier is not None else None
                 disk = Disk(settings.data, settings.min_free_mib) if has_engines else None
@@ -170,6 +171,7 @@ async def serve(settings: Settings, *, task_status: trio.TaskStatus[str] = trio.
                     draining,
                     postgres,
                     queries,
+                    catalog,
                 )
                 async with trio.open_nursery() as drivers:
                     drivers.start_soon(partial(supervise, root, "log", keeper.run_connection))
@@ -181,6 +183,9 @@ async def serve(settings: Settings, *, task_status: trio.TaskStatus[str] = trio.
                             actors.start_soon(partial(supervise, root, "hashes", cache.run))
                         if disk is not None:
                             actors.start_soon(partial(supervise, root, "disk", disk.run))
+                        if catalog is not None:
+                            run = partial(supervise, root, "catalog", catalog.run, is_needed=False)
+                            actors.start_soon(partial(run, mailbox=catalog.mailbox))
                         await _listen(node, keeper, task_status)
                         with trio.move_on_after(FLUSH_WITHIN_S):
                             await publisher.wait_idle()

@@ -11,9 +11,12 @@ from functools import partial
 
 import trio
 
+from actors.catalog import Catalog
 from actors.postgres import Databases, run_embedded_postgres
 from actors.tree import Actor, supervise
 from engine.bridge import Bridge
+from engine.catalog_store import CatalogStore
+from engine.jetstream import JetStream
 from engine.postgres_address import Address, LocateDatabase
 from engine.postgres_server import EmbeddedPostgres
 from engine.settings import Settings
@@ -59,6 +62,14 @@ async def open_databases(
     finally:
         with trio.CancelScope(shield=True):  # bounded: closing a pool has a deadline
             await databases.aclose()
+
+
+def make_catalog(settings: Settings, log: JetStream, databases: Databases | None) -> Catalog | None:
+    """Make the actor that keeps the catalog at what the log says; None where there is no catalog."""
+    if databases is None:
+        return None
+    store = CatalogStore(databases.owner)
+    return Catalog(log, settings.stream, store, databases.migrated, lambda: databases.identity)
 
 
 def _external(settings: Settings) -> Address:

@@ -135,14 +135,20 @@ class Postgres:
         connection = await self._acquire()
         is_whole = False
         try:
-            async with connection.transaction():
+            transaction = connection.transaction()
+            await transaction.start()
+            try:
                 result = await fn(connection, *args)
+            except (asyncpg.PostgresError, Fault):
+                await transaction.rollback()
+                is_whole = True
+                raise
+            await transaction.commit()
             is_whole = True
             return result
-        except asyncpg.PostgresError:
-            is_whole = True  # rolled back; a connection that is closed is not taken back anyway
-            raise
         finally:
+            # Whoever was cancelled waits for no ROLLBACK: a server that hangs would hold it for ever. It is rolled
+            # back when the connection ends.
             await asyncio.shield(self._release(connection, is_whole))
 
     async def _acquire(self) -> Connection:
@@ -155,6 +161,7 @@ class Postgres:
         assert self._pool is not None  # noqa: S101  # it gave the connection
         try:
             if not is_whole:
+                await asyncio.sleep(0)  # asyncpg asks the server to cancel what was running as soon as it may
                 connection.terminate()
             await self._pool.release(connection, timeout=CLOSE_WITHIN_S)
         except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):

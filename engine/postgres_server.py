@@ -40,6 +40,7 @@ OPTIONS: Final = {
     "checkpoint_timeout": "15min",
     "max_prepared_transactions": "0",
     "jit": "off",
+    "client_connection_check_interval": "1s",  # nobody computes for a client that is gone
     "log_min_messages": "log",  # what a client got wrong is the client's to read, and would fill the disk
     "timezone": "UTC",
     "cluster_name": "headgate",

@@ -29,6 +29,8 @@ UNTRACKED_FOLDERS = {"build", "dist", "headgate-data", "bench-results", "__pycac
 # Modules of engine/ that reach outside, and the other drivers that each may stand on.
 DRIVERS: dict[str, set[str]] = {
     "engine.bridge": set(),
+    "engine.catalog_log": {"engine.jetstream"},
+    "engine.catalog_store": {"engine.postgres"},
     "engine.children": set(),  # child processes
     "engine.hashes_redis": {"engine.bridge"},
     "engine.jetstream": {"engine.nats"},
