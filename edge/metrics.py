@@ -72,6 +72,12 @@ class _NodeCollector:
             value=node.metrics.queries_shed,
         )
         yield from _agents_metrics(node)
+        letters = CounterMetricFamily(
+            "headgate_dead_letters", "Dead letters, by what became of them.", labels=["outcome"]
+        )
+        for outcome in ("buried", "repeated", "failed", "gone", "replayed"):
+            letters.add_metric([outcome], getattr(node.dead.counts, outcome))
+        yield letters
         ready = node.health.state == "ready"
         yield GaugeMetricFamily("headgate_ready", "1 when requests should come here.", value=int(ready))
         durability = InfoMetricFamily("headgate_durability", "What an acknowledged event survives.")

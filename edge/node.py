@@ -11,6 +11,7 @@ import trio
 from actors.agents import Agents
 from actors.catalog import Catalog
 from actors.consumers import Consumers
+from actors.dead import DeadLetters
 from actors.hashes import HashCache
 from actors.health import Health
 from actors.ingest import Publisher
@@ -35,6 +36,7 @@ class Node:
         stream: attaches agents of the old wire.
         stream_v1: attaches agents that speak `headgate.stream.v1`.
         consumers: lists and moves what reads the stream.
+        dead: what agents gave up on.
         agents: knows the remote scanners, and starts their scans.
         health: says how the gateway is.
         metrics: what has been counted.
@@ -51,6 +53,7 @@ class Node:
     stream: Streams
     stream_v1: LeasedStreams
     consumers: Consumers
+    dead: DeadLetters
     agents: Agents
     health: Health
     metrics: Metrics

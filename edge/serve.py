@@ -22,6 +22,7 @@ import trio
 from actors.agents import Agents
 from actors.children import run_embedded_log
 from actors.consumers import Consumers
+from actors.dead import DeadLetters
 from actors.hashes import HashCache
 from actors.health import Disk, Health
 from actors.ingest import Publisher
@@ -40,6 +41,7 @@ from edge.upgrades import upgrade_connection
 from engine.agents import Roster
 from engine.bridge import open_bridge
 from engine.children import locked_folder
+from engine.dead import nak_delay_ms
 from engine.endpoints import Endpoint, Locate, endpoints_of
 from engine.errors import Fault
 from engine.hashes import HashTable
@@ -121,6 +123,7 @@ async def serve(settings: Settings, *, task_status: trio.TaskStatus[str] = trio.
                     settings.max_lease_s,
                     agents,
                 )
+                dead = DeadLetters(jetstream, control, settings.stream, settings.dead_stream)
                 leased = LeasedStreams(
                     jetstream,
                     control,
@@ -129,6 +132,9 @@ async def serve(settings: Settings, *, task_status: trio.TaskStatus[str] = trio.
                     settings.ack_wait_s,
                     settings.max_lease_s,
                     agents,
+                    max_deliver=settings.max_deliver or None,
+                    bury=dead.bury,
+                    nak_delay_ms=nak_delay_ms,
                 )
 
                 def attached(durable: str) -> int:
@@ -165,6 +171,7 @@ async def serve(settings: Settings, *, task_status: trio.TaskStatus[str] = trio.
                     streams,
                     leased,
                     consumers,
+                    dead,
                     scanners,
                     health,
                     metrics,

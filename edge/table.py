@@ -10,6 +10,7 @@ from functools import partial
 from edge.agents import open_agent
 from edge.agents_rest import delete_scan, get_agent, get_agents, get_scan, get_scans, post_agent_scan
 from edge.consumers import delete_consumer, get_consumer, get_consumers, post_pause, post_reset, post_resume
+from edge.dead import get_dead, post_replay
 from edge.hashes import post_cache_batch
 from edge.health import (
     get_actors,
@@ -60,6 +61,8 @@ def make_table(node: Node) -> RouteTable:
         route("POST", "/consumers/{durable}/reset", post_reset, quart, "Move a consumer to a position"),
         route("POST", "/consumers/{durable}/pause", post_pause, quart, "Deliver nothing for a while"),
         route("POST", "/consumers/{durable}/resume", post_resume, quart, "Deliver again"),
+        route("GET", "/stream/dead", get_dead, quart, "What agents gave up on"),
+        route("POST", "/stream/dead/{id}/replay", post_replay, quart, "Publish a dead letter's message again"),
     ]
     sockets: dict[str, SocketRoute] = {}
     for prefix in ("", "/api"):  # clients in the field use both (S0.27)

@@ -138,6 +138,16 @@ class Settings(BaseSettings):
         le=2_592_000,
         description="longest time a remote scan may take when its request does not say, seconds",
     )
+    max_deliver: int = Field(
+        20,
+        alias="HEADGATE_MAX_DELIVER",
+        ge=0,
+        le=1_000_000,
+        description="deliveries until a message is a dead letter, 0 for no end; the old wire has none",
+    )
+    dead_stream: Annotated[str, AfterValidator(check_token)] = Field(
+        "SNAPFS_DLQ", alias="HEADGATE_DEAD_STREAM", description="the log's stream of dead letters"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", alias="HEADGATE_LOG_LEVEL", description="least level of the log lines on stderr"
     )

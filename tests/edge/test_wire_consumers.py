@@ -38,13 +38,12 @@ def numbers(messages: list[object]) -> list[int]:
 
 
 async def receive_all(agent: Agent, count: int) -> Batch:
-    """Take batches until all of `publish`'s came, and acknowledge all but the last, which is given."""
-    received: list[int] = []
+    """Take batches until all of `publish`'s came, some perhaps twice; all but the last, which is given, are settled."""
+    received: set[int] = set()
     while True:
         batch = await agent.receive()
-        received += numbers(batch.messages)
-        if len(received) >= count:
-            assert sorted(received) == list(range(count))
+        received.update(numbers(batch.messages))
+        if received == set(range(count)):
             return batch
         await agent.ack(batch)
 
@@ -132,7 +131,8 @@ async def test_agents_go_on_from_the_new_position(gateway: Gateway, own_subject:
         await agent.ack(old)
         last = await receive_all(agent, 4)
         one = (await ask(gateway.url, "GET", f"/consumers/{own_durable}")).json()
-        assert (one["attached"], one["ack_pending"]) == (1, len(last.messages))
+        assert (one["attached"], one["pending"]) == (1, 0)
+        assert one["ack_pending"] >= len(set(numbers(last.messages)))
 
 
 async def test_a_paused_consumer_delivers_nothing_until_it_is_resumed(

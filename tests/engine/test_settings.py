@@ -121,6 +121,8 @@ MALFORMED: dict[str, list[str]] = {
     "HEADGATE_DRAIN_S": ["-1", "nan", "inf", "601", "ten"],
     "HEADGATE_ACK_WAIT_S": ["0", "nan", "3601"],
     "HEADGATE_MAX_LEASE_S": ["0", "nan", "86401"],
+    "HEADGATE_MAX_DELIVER": ["-1", "x", "1.5", "1000001"],
+    "HEADGATE_DEAD_STREAM": ["", "a.b", "a b", "*"],
     "HEADGATE_SCAN_GRACE_S": ["-1", "nan", "3601", "soon"],
     "HEADGATE_SCAN_TIMEOUT_S": ["0", "nan", "2592001", "6h"],
     "HEADGATE_LOG_LEVEL": ["trace", "INFO", ""],
