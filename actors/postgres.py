@@ -96,7 +96,7 @@ class Databases:
         self._query_password = ""
         self.is_embedded = is_embedded
         self.owner = Postgres(bridge, locate, OWNER_CONNECTIONS)
-        self.query = Postgres(bridge, self._locate_query, QUERY_CONNECTIONS, is_guest=True)
+        self.query = Postgres(bridge, self._locate_query, QUERY_CONNECTIONS, is_guest=True, is_confined=is_embedded)
         self.migrated = trio.Event()
         self.version = 0
         self.identity = ""

@@ -17,6 +17,7 @@ import asyncpg
 import trio
 
 from engine.bridge import Bridge
+from engine.confine import confine
 from engine.errors import Fault, Refused, Unavailable
 from engine.postgres_address import LocateDatabase
 
@@ -63,13 +64,23 @@ class Postgres:
         most: the most connections.
         is_guest: the role runs other people's SQL: nothing that it leaves in a session survives, and nothing is
             prepared by name.
+        is_confined: its processes run here under our account, and the kernel limits them.
     """
 
-    def __init__(self, bridge: Bridge, locate: LocateDatabase, most: int, *, is_guest: bool = False) -> None:
+    def __init__(
+        self,
+        bridge: Bridge,
+        locate: LocateDatabase,
+        most: int,
+        *,
+        is_guest: bool = False,
+        is_confined: bool = False,
+    ) -> None:
         self._bridge = bridge
         self._locate = locate
         self._most = most
         self._is_guest = is_guest
+        self._is_confined = is_confined
         self._pool: asyncpg.Pool | None = None
         self._since = time.monotonic()
         self._error: str | None = "not asked yet"
@@ -181,7 +192,10 @@ class Postgres:
         )
 
     async def _connect(self, *args: Any, **options: Any) -> Any:
-        return await asyncpg.connect(*args, **options, **self._locate().arguments())
+        connection = await asyncpg.connect(*args, **options, **self._locate().arguments())
+        if self._is_confined:
+            confine(connection.get_server_pid())
+        return connection
 
     async def _close(self) -> None:
         pool, self._pool = self._pool, None

@@ -32,13 +32,14 @@ DRIVERS: dict[str, set[str]] = {
     "engine.catalog_log": {"engine.jetstream"},
     "engine.catalog_store": {"engine.postgres"},
     "engine.children": set(),  # child processes
+    "engine.confine": set(),  # the kernel's limits on one
     "engine.hashes_redis": {"engine.bridge"},
     "engine.jetstream": {"engine.nats"},
     "engine.log_control": {"engine.bridge"},
     "engine.monitor": set(),  # a log server's monitoring, over HTTP
     "engine.nats": set(),
     "engine.nats_server": set(),  # the embedded server's files, and its secret
-    "engine.postgres": {"engine.bridge"},
+    "engine.postgres": {"engine.bridge", "engine.confine"},
     "engine.postgres_migrations": {"engine.postgres"},
     "engine.postgres_server": {"engine.children"},  # the embedded server's files, and its secret
     "engine.query_reader": set(),  # a query's cursor, on the asyncio side
