@@ -8,8 +8,10 @@ Rules of the file:
 Back-pressure: sheds.
 """
 
+import ctypes
 import errno
 import socket
+import struct
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from ipaddress import ip_address
@@ -29,10 +31,23 @@ from engine.errors import Unavailable
 log = structlog.get_logger("listener")
 BACKLOG: Final = 1024
 BACKLOG_WITHIN_S: Final = 0.02
+BACKLOG_MOST_S: Final = 1.0
+"""Only where the kernel goes on with handshakes can the backlog last so long."""
+LINGER_S: Final = 0.25
+"""At shutdown a quiet connection stays so long: a request that is on its way to it is answered, not reset."""
 REAP_EVERY_S: Final = 0.5
 ACCEPT_PAUSE_S: Final = 0.1
 USER_TIMEOUT_MS: Final = 10_000
 """`TCP_USER_TIMEOUT`: the kernel gives up on unacknowledged bytes after this, whatever shields a send."""
+_SO_ATTACH_FILTER: Final = 26
+_NO_MORE_HANDSHAKES: Final = (
+    (0x30, 0, 0, 13),  # the byte of the TCP flags
+    (0x54, 0, 0, 0x12),  # of these SYN and ACK
+    (0x15, 0, 1, 0x02),  # SYN alone begins a handshake:
+    (0x06, 0, 0, 0),  # dropped, and the client tries again, when the socket is closed or somebody else has it
+    (0x06, 0, 0, 0xFFFFFFFF),  # everything else, a handshake's end too, is taken
+)
+"""A classic BPF program for a listening socket: (code, jump if true, jump if false, operand)."""
 _OUT_OF_RESOURCES: Final = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
 
 
@@ -90,24 +105,37 @@ class Listener:
                 nursery.start_soon(self._accept, one, connections)
 
     async def stop_accepting(self, listeners: list[trio.SocketListener], connections: trio.Nursery) -> None:
-        """Take whoever stands in the backlog, then close the sockets: nobody is reset for having come just now."""
+        """Take whoever stands in the backlog, then close the sockets: nobody is reset for having come just now.
+
+        Closing a listening socket resets its backlog. So no handshake may begin any more before the backlog is taken.
+        """
         for one in listeners:
-            with trio.move_on_after(BACKLOG_WITHIN_S):
-                while True:
-                    connections.start_soon(self._serve, await one.accept())
+            _refuse_handshakes(one.socket)
+            is_there_more = True
+            with trio.move_on_after(BACKLOG_MOST_S):
+                while is_there_more:
+                    is_there_more = False
+                    with trio.move_on_after(BACKLOG_WITHIN_S):
+                        connections.start_soon(self._serve, await one.accept())
+                        is_there_more = True
             await one.aclose()
 
     async def drain(self, within_s: float) -> None:
-        """End idle connections now, and the others after their answer; cut what is left at the deadline."""
+        """End quiet connections soon, and the others after their answer; cut what is left at the deadline."""
         self._draining = True
+        deadline = trio.current_time() + within_s
+        await self._wait_emptied(min(LINGER_S, within_s))
         for connection in list(self._connections):
             if connection.phase is Phase.IDLE and not _has_sent_more(connection):
                 connection.scope.cancel()
-        with trio.move_on_after(within_s):
+        await self._wait_emptied(deadline - trio.current_time())
+        self.cut()
+
+    async def _wait_emptied(self, within_s: float) -> None:
+        with trio.move_on_after(max(0.0, within_s)):
             while self._connections:
                 self._emptied = trio.Event()
                 await self._emptied.wait()
-        self.cut()
 
     def cut(self) -> None:
         """End every connection now: the sockets are closed under whatever still waits for them."""
@@ -180,6 +208,17 @@ class Listener:
                 if connection.deadline < now and not connection.scope.cancel_called:
                     connection.is_late = True
                     connection.scope.cancel()
+
+
+def _refuse_handshakes(listening: trio.socket.SocketType) -> None:
+    """Let the kernel drop what would begin a handshake; where it cannot, closing resets who came last."""
+    program = b"".join(struct.pack("=HBBI", *instruction) for instruction in _NO_MORE_HANDSHAKES)
+    buffer = ctypes.create_string_buffer(program)
+    fields = struct.pack("@HP", len(_NO_MORE_HANDSHAKES), ctypes.addressof(buffer))
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, fields)
+    except OSError as problem:
+        log.debug("handshakes go on until the socket is closed", error=str(problem))
 
 
 def _has_sent_more(connection: Connection) -> bool:
