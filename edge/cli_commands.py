@@ -12,6 +12,7 @@ from typing import Annotated, Final
 
 from cyclopts import App, Parameter, validators
 
+from edge.cli_keys import keys
 from edge.cli_output import ERROR_CONSOLE, ExitCode, print_result, say, say_usage_error
 
 
@@ -67,6 +68,7 @@ app = App(
 )
 config = App(name="config", help="Show the settings.")
 app.command(config)
+app.command(keys)
 
 
 @app.command(

@@ -17,10 +17,11 @@ MOST_OFFSET = 1_000_000_000
 
 
 async def get_consumers(node: Node, request: Request) -> Response:
-    """Give a page of consumers: `?offset=`, and `next` where there are more."""
+    """Give a page of consumers, of those the principal may use: `?offset=`, and `next` where there are more."""
     offset = read_count(request.parameters(), "offset", 0, 0, MOST_OFFSET)
     found, after = await node.consumers.list_all(offset)
-    return json_response({"consumers": found, "next": after})
+    shown = [one for one in found if request.principal.allows_durable(str(one["durable"]))]
+    return json_response({"consumers": shown, "next": after})
 
 
 async def get_consumer(node: Node, request: Request) -> Response:

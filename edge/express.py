@@ -29,7 +29,7 @@ from edge.problems import problem_response
 from edge.responses import encode_response, request_id_of
 from edge.routes import Lane, RouteTable, respond
 from edge.streamed import StreamedAnswer, is_http_1_0
-from engine.errors import Refused
+from engine.errors import Fault, Refused
 
 log = structlog.get_logger("express")
 
@@ -264,12 +264,12 @@ class Connection:
             await self.stream.send_all(data)
         self.deadline = inf
 
-    async def refuse(self, refusal: Refused) -> None:
+    async def refuse(self, refusal: Fault, instance: str = "") -> None:
         """Say why; the connection ends with it."""
         self.phase = Phase.BUSY
         request_id = request_id_of({})
         with trio.move_on_after(LINGER_S):
-            response = problem_response(refusal, request_id)
+            response = problem_response(refusal, request_id, instance)
             await self._send(encode_response(response, request_id, stays=False, head_only=False))
             await self._linger()
 

@@ -15,7 +15,8 @@ Rules of the file:
 - Ending has no checkpoint: the framework ends an answer in a task that it has cancelled already.
 """
 
-from typing import Final
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
 
 import trio
 
@@ -24,7 +25,10 @@ from edge.handover import send_in_pieces
 from edge.normaliser import Head
 from edge.responses import request_id_of
 from engine.errors import Refused
+from engine.identity import Principal
 
+ADMITTED: Final = "headgate.admitted"
+"""Where the application finds who asks, in the state of its request."""
 MOST_BODY_BYTES: Final = 8 * 1024 * 1024
 _NOT_PASSED_ON: Final = frozenset(
     {
@@ -49,9 +53,12 @@ class Gate(trio.abc.HalfCloseableStream):
     Args:
         connection: the client's connection; whoever accepted it closes it.
         head: the first request's head, already read.
+        admit: says who asks, or refuses; asked before a body is read.
     """
 
-    def __init__(self, connection: Connection, head: Head) -> None:
+    def __init__(self, connection: Connection, head: Head, admit: Callable[[Head], Awaitable[Principal]]) -> None:
+        self.state: dict[str, Any] = {}
+        self._admit = admit
         self.socket = connection.stream.socket
         self._connection = connection
         self._head: Head | None = head
@@ -111,10 +118,13 @@ class Gate(trio.abc.HalfCloseableStream):
         if head.websocket:
             await connection.refuse(Refused("request.wrong-lane", "this connection is in use for requests already"))
             return b""
+        self.state.pop(ADMITTED, None)
         try:
+            if head.length != 0:
+                self.state[ADMITTED] = await self._admit(head)
             body = await connection.read_body(head, MOST_BODY_BYTES)
         except Refused as refusal:
-            await connection.refuse(refusal)
+            await connection.refuse(refusal, head.path)
             return b""
         self._answered = trio.Event()
         return _encode(head, body)

@@ -13,6 +13,7 @@ import orjson
 import trio
 
 from engine.errors import Refused
+from engine.identity import NOBODY, Principal
 
 JSON: Final = "application/json"
 SendPiece = Callable[[bytes], Awaitable[None]]
@@ -40,6 +41,7 @@ class Request:
         begin: begins an answer whose body is sent in pieces, and gives what sends one. The handler then returns the
             response it began; whatever else it ends with, the body is cut, which a client can tell from its end.
         wait_left: returns when the client has closed its end.
+        principal: who asks; the guard says so before a handler sees the request.
     """
 
     method: str
@@ -52,6 +54,7 @@ class Request:
     path_parameters: dict[str, str] = field(default_factory=dict)
     begin: "Callable[[Response], Awaitable[SendPiece]]" = cannot_stream
     wait_left: Callable[[], Awaitable[None]] = trio.sleep_forever
+    principal: Principal = NOBODY
 
     def parameters(self) -> dict[str, str]:
         """Give the query's parameters; the last of a repeated one wins.

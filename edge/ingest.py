@@ -24,6 +24,7 @@ async def post_ingest(node: Node, request: Request) -> Response:
     """Check the events, publish them, teach the cache, answer."""
     subject = _subject_of(node, request)
     key = key_of(request.headers.get("idempotency-key"))
+    request.principal.check_subject(subject)
     body = await read_decoded_body(request, MAX_BODY_BYTES)
     media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     batch = decode_event_lines(body) if media in _NDJSON else decode_events(body)

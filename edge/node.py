@@ -14,6 +14,7 @@ from actors.consumers import Consumers
 from actors.dead import DeadLetters
 from actors.hashes import HashCache
 from actors.health import Health
+from actors.identity import Authenticator
 from actors.ingest import Publisher
 from actors.postgres import Databases
 from actors.query import Queries
@@ -44,6 +45,7 @@ class Node:
         postgres: the catalog's database, None where there is no catalog.
         query: answers SQL over the catalog, None where there is no catalog.
         catalog: keeps files in PostgreSQL, None where there is no catalog.
+        identity: knows who asks.
     """
 
     settings: Settings
@@ -61,3 +63,4 @@ class Node:
     postgres: Databases | None
     query: Queries | None
     catalog: Catalog | None
+    identity: Authenticator

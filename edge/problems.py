@@ -43,11 +43,23 @@ def problem_response(fault: Fault, request_id: str, instance: str = "") -> Respo
     retry_after_s = getattr(fault, "retry_after_s", None)
     if retry_after_s is not None:
         headers["Retry-After"] = str(max(1, ceil(retry_after_s)))
+    if kind.status in {401, 403}:
+        headers["WWW-Authenticate"] = _challenge(fault)
     if "websocket_version" in fault.members:
         headers["Sec-WebSocket-Version"] = str(fault.members["websocket_version"])
     if "allow" in fault.members:
         headers["Allow"] = str(fault.members["allow"])
     return Response(kind.status, orjson.dumps(body, option=orjson.OPT_NON_STR_KEYS), PROBLEM, headers)
+
+
+def _challenge(fault: Fault) -> str:
+    """Say what is wanted, as RFC 6750 has it: no error where there were no credentials."""
+    if fault.kind.code == "identity.no-credentials":
+        return 'Bearer realm="headgate"'
+    if fault.kind.status == 401:
+        return 'Bearer realm="headgate", error="invalid_token"'
+    scope = f', scope="{fault.members["scope"]}"' if "scope" in fault.members else ""
+    return f'Bearer realm="headgate", error="insufficient_scope"{scope}'
 
 
 def broken() -> Broken:

@@ -28,13 +28,14 @@ from quart.wrappers.response import DataBody
 from quart_trio import QuartTrio
 
 from edge.express import Connection
-from edge.gate import MOST_BODY_BYTES, Gate
+from edge.gate import ADMITTED, MOST_BODY_BYTES, Gate
 from edge.http import Request, Response
 from edge.normaliser import MAX_HEAD_BYTES, Head, check_head
 from edge.problems import problem_response
 from edge.responses import SECURITY, request_id_of
 from edge.routes import RouteTable, respond
 from engine.errors import Refused
+from engine.identity import Principal
 
 BODY_WITHIN_S: Final = 30.0
 METHODS: Final = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"]
@@ -70,8 +71,13 @@ class QuartLane:
             connection: the connection; whoever accepted it closes it.
             head: the first request's head, already read.
         """
-        gate = Gate(connection, head)
+        gate = Gate(connection, head, self._admit)
         await _Server(self._wrapped, self._config, self._context, gate).run()
+
+    async def _admit(self, head: Head) -> Principal:
+        """Say who asks, before a body is read; a request without a body is looked at by `respond`."""
+        route = self._table.find(head.method, head.path)
+        return await self._table.admit(head.method, head.headers, route)
 
     async def _guarded(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Check the head as the express lane does, before the framework sees the request."""
@@ -124,7 +130,7 @@ class _Server(TCPServer):
                     self.config,
                     self.context,
                     task_group,
-                    ConnectionState(self.state),
+                    ConnectionState(self._gate.state),
                     False,
                     client,
                     server,
@@ -159,7 +165,7 @@ def _make_app(table: RouteTable) -> QuartTrio:
         request = Request(
             head.method, head.path, head.query, head.headers, client[0] if client else "", request_id, _read_body
         )
-        response = await respond(table, request)
+        response = await respond(table, request, cast("Any", quart_request.scope)["state"].get(ADMITTED))
         answered = QuartResponse(DataBody(response.body), response.status, content_type=response.content_type)
         for name, value in {**SECURITY, **response.headers, "x-request-id": request_id}.items():
             answered.headers[name] = value

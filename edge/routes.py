@@ -1,10 +1,12 @@
-"""Every route, once: method, path, handler, lane.
+"""Every route, once: method, path, handler, lane, scope.
 
 Rules of the file:
 - A path belongs to one lane; the lane is one word here.
 - A path may be a template: `/consumers/{durable}` stands for any one segment, decoded once with the path. Exact paths
   are looked up first and win whole; no path fits two templates, so the order of the table means nothing.
 - What is counted and logged of a request is its route's path as it stands here, never what the client sent.
+- Every route says which scope it asks for, None when it is public; a table without a guard serves public routes alone.
+- A path that names a consumer (`{durable}`) is held to the principal's allow list here, not in its handler.
 - Handlers know no framework; `edge/express.py` and `edge/quart_lane.py` both serve this table.
 """
 
@@ -15,10 +17,12 @@ from enum import Enum
 import structlog
 import trio
 
+from edge.guard import Guard
 from edge.http import Handler, Request, Response
 from edge.problems import broken, problem_response
 from edge.sockets import Negotiated, Session
 from engine.errors import Fault, Refused
+from engine.identity import NOBODY, Principal, Scope
 from engine.metrics import Metrics
 
 log = structlog.get_logger("routes")
@@ -42,6 +46,7 @@ class Route:
         lane: who serves it.
         summary: one line for the documents.
         admit: refuses before the body is read, None when everything is admitted.
+        scope: what a caller needs, None when the route is public.
     """
 
     method: str
@@ -50,6 +55,7 @@ class Route:
     lane: Lane
     summary: str
     admit: Callable[[], None] | None = None
+    scope: Scope | None = field(kw_only=True)
 
     def parameters_of(self, path: str) -> dict[str, str]:
         """Give what a path that fits holds where the template has names."""
@@ -65,11 +71,13 @@ class SocketRoute:
         path: canonical path.
         open: checks the request and gives the session to run after the upgrade; raises to refuse it.
         summary: one line for the documents.
+        scope: what a caller needs, None when the route is public.
     """
 
     path: str
     open: Callable[[Request], Awaitable[Session | Negotiated]]
     summary: str
+    scope: Scope | None = field(kw_only=True)
 
 
 @dataclass(slots=True)
@@ -79,6 +87,7 @@ class RouteTable:
     routes: list[Route]
     metrics: Metrics
     sockets: dict[str, SocketRoute] = field(default_factory=dict)
+    guard: Guard | None = None
     _found: dict[tuple[str, str], Route] = field(default_factory=dict)
     _allowed: dict[str, list[str]] = field(default_factory=dict)
     _lanes: dict[str, Lane] = field(default_factory=dict)
@@ -127,6 +136,18 @@ class RouteTable:
             raise Refused("request.upgrade-required", f"{path} speaks WebSocket: connect with ws://…{path}")
         raise Refused("request.no-such-path", f"there is nothing at {path}")
 
+    async def admit(self, method: str, headers: dict[str, str], route: Route) -> Principal:
+        """Say who asks, if they may ask this.
+
+        Raises:
+            Refused: they may not.
+        """
+        if self.guard is not None:
+            return await self.guard.admit(method, headers, route.scope)
+        if route.scope is not None:
+            raise RuntimeError(f"{route.path} asks for a scope, and nobody looks")
+        return NOBODY
+
     def _path_in_table(self, path: str) -> str:
         """Give a path as the table writes it: itself, the template that it fits, or nothing."""
         if path in self._allowed and "{" not in path:
@@ -151,14 +172,23 @@ def _fits(segments: list[str], names: list[str]) -> bool:
     return all(text == name or (text != "" and name[:1] == "{") for text, name in pairs)
 
 
-async def respond(table: RouteTable, request: Request) -> Response:
-    """Answer a request, whatever happens: a fault is its problem body, a bug is a 500 that names the request."""
+async def respond(table: RouteTable, request: Request, admitted: Principal | None = None) -> Response:
+    """Answer a request, whatever happens: a fault is its problem body, a bug is a 500 that names the request.
+
+    Args:
+        table: the routes.
+        request: its body not read yet.
+        admitted: who asks, where the guard has let them pass already.
+    """
     label = "unknown"
     try:
         route = table.find(request.method, request.path)
         label = route.path
+        request.principal = admitted or await table.admit(request.method, request.headers, route)
         if "{" in label:
             request.path_parameters = route.parameters_of(request.path)
+            if (durable := request.path_parameters.get("durable")) is not None:
+                request.principal.check_durable(durable)
         if route.admit is not None:
             route.admit()
         response = await route.handler(request)

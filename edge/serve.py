@@ -31,10 +31,12 @@ from actors.query import Queries
 from actors.stream import Streams
 from actors.stream_v1 import LeasedStreams
 from actors.tree import Actor, State, supervise
+from edge.guard import Guard
 from edge.listener import Listener
 from edge.logs import configure_logs
 from edge.node import Node
 from edge.quart_lane import QuartLane
+from edge.serve_identity import open_identity
 from edge.serve_postgres import make_catalog, open_databases, open_embedded_postgres
 from edge.table import make_table
 from edge.upgrades import upgrade_connection
@@ -98,6 +100,7 @@ async def serve(settings: Settings, *, task_status: trio.TaskStatus[str] = trio.
     has_engines = embedded is not None or settings.has_own_database
     with locked_folder(settings.data) if has_engines else nullcontext(), root.child("children") as nest:
         async with (
+            open_identity(settings, root) as guard,
             trio.open_nursery() as signals,
             open_embedded_postgres(settings, nest) as locate_database,
             trio.open_nursery() as children,
@@ -179,6 +182,7 @@ async def serve(settings: Settings, *, task_status: trio.TaskStatus[str] = trio.
                     postgres,
                     queries,
                     catalog,
+                    guard.authenticator,
                 )
                 async with trio.open_nursery() as drivers:
                     drivers.start_soon(partial(supervise, root, "log", keeper.run_connection))
@@ -193,7 +197,7 @@ async def serve(settings: Settings, *, task_status: trio.TaskStatus[str] = trio.
                         if catalog is not None:
                             run = partial(supervise, root, "catalog", catalog.run, is_needed=False)
                             actors.start_soon(partial(run, mailbox=catalog.mailbox))
-                        await _listen(node, keeper, task_status)
+                        await _listen(node, guard, keeper, task_status)
                         with trio.move_on_after(FLUSH_WITHIN_S):
                             await publisher.wait_idle()
                         actors.cancel_scope.cancel()
@@ -206,10 +210,10 @@ async def serve(settings: Settings, *, task_status: trio.TaskStatus[str] = trio.
             signals.cancel_scope.cancel()
 
 
-async def _listen(node: Node, keeper: LogKeeper, task_status: trio.TaskStatus[str]) -> None:
+async def _listen(node: Node, guard: Guard, keeper: LogKeeper, task_status: trio.TaskStatus[str]) -> None:
     """Serve clients until draining begins, then let them go."""
     settings, root = node.settings, node.root
-    table = make_table(node)
+    table = make_table(node, guard)
     quart = QuartLane(table)
     upgrade = partial(upgrade_connection, table, node.draining)
     listener = Listener(table, quart.serve, upgrade, settings.connections, settings.connections_per_ip)

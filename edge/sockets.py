@@ -36,7 +36,12 @@ class Negotiated(NamedTuple):
 
 
 async def serve_socket(
-    stream: trio.SocketStream, head_bytes: bytes, rest: bytes, session: Session, subprotocol: str | None = None
+    stream: trio.SocketStream,
+    head_bytes: bytes,
+    rest: bytes,
+    session: Session,
+    subprotocol: str | None = None,
+    watch: Session | None = None,
 ) -> None:
     """Upgrade a connection and run a session on it.
 
@@ -46,6 +51,7 @@ async def serve_socket(
         rest: what came after it.
         session: talks to the client; when it returns, the socket is closed normally.
         subprotocol: what was chosen of what the client offered.
+        watch: runs beside it, and closes the socket when it has to end.
     """
     replay = ReplayStream(stream, head_bytes, rest)
     try:
@@ -61,6 +67,8 @@ async def serve_socket(
                 socket = await request.accept(subprotocol=subprotocol)
                 replay.release()
             nursery.start_soon(_ping, socket)
+            if watch is not None:
+                nursery.start_soon(watch, socket)
             try:
                 await session(socket)
                 await close_socket(socket, 1000, "")

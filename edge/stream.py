@@ -42,6 +42,8 @@ async def open_stream(node: Node, request: Request) -> Session | Negotiated:
     subject, durable = parameters["subject"], parameters["durable"]
     count = _count_of(parameters.get("batch"))
     node.stream.check(subject, durable, count)
+    request.principal.check_subject(subject)
+    request.principal.check_durable(durable)
     await node.stream.ensure(subject, durable)
 
     async def session(socket: WebSocketConnection) -> None:

@@ -56,6 +56,9 @@ async def open_stream_v1(node: Node, request: Request) -> Negotiated:
     streams = node.stream_v1
     options = read_options(request.parameters())
     streams.check(options)
+    request.principal.check_subject(options.subject)
+    if options.durable is not None:
+        request.principal.check_durable(options.durable)
     name, made = await streams.ensure(options)
     facts = await streams.describe(name)
     terms = streams.terms(facts, options.max_lease_s)

@@ -11,6 +11,7 @@ from edge.agents import open_agent
 from edge.agents_rest import delete_scan, get_agent, get_agents, get_scan, get_scans, post_agent_scan
 from edge.consumers import delete_consumer, get_consumer, get_consumers, post_pause, post_reset, post_resume
 from edge.dead import get_dead, post_replay
+from edge.guard import Guard
 from edge.hashes import post_cache_batch
 from edge.health import (
     get_actors,
@@ -23,67 +24,99 @@ from edge.health import (
     get_version,
 )
 from edge.http import Request, Response
+from edge.identity import post_token
 from edge.ingest import post_ingest
 from edge.metrics import get_metrics
 from edge.node import Node
 from edge.query import check_query_room, post_query_sql
 from edge.routes import Lane, Route, RouteTable, SocketRoute
 from edge.stream import open_stream
+from engine.identity import Scope
 
 
-def make_table(node: Node) -> RouteTable:
-    """Bind every route to the running gateway."""
+def make_table(node: Node, guard: Guard) -> RouteTable:
+    """Bind every route to the running gateway, behind its guard."""
 
     def route(
         method: str,
         path: str,
         handler: Callable[[Node, Request], Awaitable[Response]],
         lane: Lane,
+        scope: Scope | None,
         summary: str,
         admit: Callable[[], None] | None = None,
     ) -> Route:
-        return Route(method, path, partial(handler, node), lane, summary, admit)
+        return Route(method, path, partial(handler, node), lane, summary, admit, scope=scope)
 
     express, quart = Lane.EXPRESS, Lane.QUART
+    manage: Scope = "stream:manage"
+    scanners: Scope = "agents:manage"
     routes = [
-        route("GET", "/healthz", get_healthz, express, "Is the process alive?"),
-        route("GET", "/readyz", get_readyz, express, "Should requests come here?"),
-        route("GET", "/health", get_health, express, "Is everything well, in the file store's words?"),
-        route("GET", "/ready", get_ready, express, "Should requests come here, in the file store's words?"),
-        route("GET", "/api/v1/health", get_service_health, express, "Are the service and its database well?"),
-        route("GET", "/version", get_version, quart, "Which release is this?"),
-        route("GET", "/actors", get_actors, quart, "The live tree of actors"),
-        route("GET", "/metrics", get_metrics, quart, "The counters, for Prometheus"),
-        route("GET", "/", get_root, quart, "What is this?"),
-        route("GET", "/consumers", get_consumers, quart, "What reads the stream, and how far"),
-        route("GET", "/consumers/{durable}", get_consumer, quart, "One consumer"),
-        route("DELETE", "/consumers/{durable}", delete_consumer, quart, "Remove a consumer and its place"),
-        route("POST", "/consumers/{durable}/reset", post_reset, quart, "Move a consumer to a position"),
-        route("POST", "/consumers/{durable}/pause", post_pause, quart, "Deliver nothing for a while"),
-        route("POST", "/consumers/{durable}/resume", post_resume, quart, "Deliver again"),
-        route("GET", "/stream/dead", get_dead, quart, "What agents gave up on"),
-        route("POST", "/stream/dead/{id}/replay", post_replay, quart, "Publish a dead letter's message again"),
+        route("GET", "/healthz", get_healthz, express, None, "Is the process alive?"),
+        route("GET", "/readyz", get_readyz, express, None, "Should requests come here?"),
+        route("GET", "/health", get_health, express, None, "Is everything well, in the file store's words?"),
+        route("GET", "/ready", get_ready, express, None, "Should requests come here, in the file store's words?"),
+        route("GET", "/api/v1/health", get_service_health, express, None, "Are the service and its database well?"),
+        route("GET", "/version", get_version, quart, None, "Which release is this?"),
+        route("GET", "/actors", get_actors, quart, "admin", "The live tree of actors"),
+        route("GET", "/metrics", get_metrics, quart, "metrics:read", "The counters, for Prometheus"),
+        route("GET", "/", get_root, quart, None, "What is this?"),
+        route("GET", "/consumers", get_consumers, quart, manage, "What reads the stream, and how far"),
+        route("GET", "/consumers/{durable}", get_consumer, quart, manage, "One consumer"),
+        route("DELETE", "/consumers/{durable}", delete_consumer, quart, manage, "Remove a consumer and its place"),
+        route("POST", "/consumers/{durable}/reset", post_reset, quart, manage, "Move a consumer to a position"),
+        route("POST", "/consumers/{durable}/pause", post_pause, quart, manage, "Deliver nothing for a while"),
+        route("POST", "/consumers/{durable}/resume", post_resume, quart, manage, "Deliver again"),
+        route("GET", "/stream/dead", get_dead, quart, manage, "What agents gave up on"),
+        route("POST", "/stream/dead/{id}/replay", post_replay, quart, manage, "Publish a dead letter's message again"),
     ]
     sockets: dict[str, SocketRoute] = {}
     for prefix in ("", "/api"):  # clients in the field use both (S0.27)
         routes.append(
-            route("POST", f"{prefix}/ingest", post_ingest, express, "Put events on the log", node.ingest.check_room)
+            route(
+                "POST",
+                f"{prefix}/ingest",
+                post_ingest,
+                express,
+                "ingest:write",
+                "Put events on the log",
+                node.ingest.check_room,
+            )
         )
-        routes.append(route("POST", f"{prefix}/cache/batch", post_cache_batch, express, "Which files are known?"))
+        routes.append(
+            route("POST", f"{prefix}/cache/batch", post_cache_batch, express, "ingest:write", "Which files are known?")
+        )
+        routes.append(
+            route("POST", f"{prefix}/auth/token", post_token, quart, None, "A short-lived token for an API key")
+        )
         may_query = partial(check_query_room, node)
         routes.append(
-            route("POST", f"{prefix}/query/sql", post_query_sql, express, "SQL over the catalog's views", may_query)
+            route(
+                "POST",
+                f"{prefix}/query/sql",
+                post_query_sql,
+                express,
+                "query:sql",
+                "SQL over the catalog's views",
+                may_query,
+            )
         )
         routes += [
-            route("GET", f"{prefix}/agents", get_agents, quart, "The remote scanners"),
-            route("GET", f"{prefix}/agents/{{id}}", get_agent, quart, "One remote scanner"),
-            route("POST", f"{prefix}/agents/{{id}}/scan", post_agent_scan, quart, "Have a remote scanner scan"),
-            route("GET", f"{prefix}/scans", get_scans, quart, "The scans of remote scanners"),
-            route("GET", f"{prefix}/scans/{{command_id}}", get_scan, quart, "One scan of a remote scanner"),
-            route("DELETE", f"{prefix}/scans/{{command_id}}", delete_scan, quart, "Stop waiting for a scan"),
+            route("GET", f"{prefix}/agents", get_agents, quart, scanners, "The remote scanners"),
+            route("GET", f"{prefix}/agents/{{id}}", get_agent, quart, scanners, "One remote scanner"),
+            route(
+                "POST", f"{prefix}/agents/{{id}}/scan", post_agent_scan, quart, scanners, "Have a remote scanner scan"
+            ),
+            route("GET", f"{prefix}/scans", get_scans, quart, scanners, "The scans of remote scanners"),
+            route("GET", f"{prefix}/scans/{{command_id}}", get_scan, quart, scanners, "One scan of a remote scanner"),
+            route("DELETE", f"{prefix}/scans/{{command_id}}", delete_scan, quart, scanners, "Stop waiting for a scan"),
         ]
         for path in (f"{prefix}/agents", f"{prefix}/ws/agents"):
-            sockets[path] = SocketRoute(path, partial(open_agent, node), "Scan orders to remote scanners")
+            sockets[path] = SocketRoute(
+                path, partial(open_agent, node), "Scan orders to remote scanners", scope="agents:run"
+            )
         path = f"{prefix}/stream"
-        sockets[path] = SocketRoute(path, partial(open_stream, node), "Batches of events to agents")
-    return RouteTable(routes, node.metrics, sockets)
+        sockets[path] = SocketRoute(
+            path, partial(open_stream, node), "Batches of events to agents", scope="stream:read"
+        )
+    return RouteTable(routes, node.metrics, sockets, guard)

@@ -4,15 +4,18 @@ Rules of the file:
 - Everything that can be refused is refused before the upgrade, with an HTTP answer.
 """
 
+from functools import partial
+
 import structlog
 import trio
 
+from edge.guard import BEARER_PROTOCOL
 from edge.http import Request, Response
 from edge.normaliser import Head
 from edge.problems import broken, problem_response
 from edge.responses import encode_response
 from edge.routes import RouteTable
-from edge.sockets import Negotiated, check_upgrade, serve_socket
+from edge.sockets import Negotiated, Session, check_upgrade, serve_socket
 from engine.errors import Fault, Unavailable
 
 log = structlog.get_logger("sockets")
@@ -45,6 +48,7 @@ async def upgrade_connection(
         if draining.is_set():
             raise Unavailable("server.draining", "the gateway is shutting down")
         check_upgrade(request)
+        watch = await _admit(table, request)
         session = await table.sockets[head.path].open(request)
     except Fault as fault:
         table.metrics.count_request(head.path, head.method, fault.kind.status)
@@ -54,9 +58,26 @@ async def upgrade_connection(
         await _answer(stream, problem_response(broken(), request_id, head.path), request_id)
     else:
         table.metrics.upgrades[head.path] += 1
-        chosen = session.subprotocol if isinstance(session, Negotiated) else None
+        chosen = session.subprotocol if isinstance(session, Negotiated) else _bearer_protocol(request)
         talk = session.session if isinstance(session, Negotiated) else session
-        await serve_socket(stream, head_bytes, rest, talk, chosen)
+        await serve_socket(stream, head_bytes, rest, talk, chosen, watch)
+
+
+def _bearer_protocol(request: Request) -> str | None:
+    """Give the subprotocol to choose where the route chooses none: a page that brings its token wants one."""
+    offered = request.headers.get("sec-websocket-protocol", "").split(",")
+    return BEARER_PROTOCOL if BEARER_PROTOCOL in [name.strip() for name in offered] else None
+
+
+async def _admit(table: RouteTable, request: Request) -> Session | None:
+    """Note who asks, and give what watches them afterwards; raises when they may not."""
+    scope = table.sockets[request.path].scope
+    if table.guard is None:
+        if scope is not None:
+            raise RuntimeError(f"{request.path} asks for a scope, and nobody looks")
+        return None
+    request.principal = await table.guard.admit_socket(request, scope)
+    return None if table.guard.is_open else partial(table.guard.watch_socket, request.principal)
 
 
 async def _answer(stream: trio.SocketStream, response: Response, request_id: str) -> None:

@@ -2,7 +2,7 @@
 
 Rules of the file:
 - A malformed value is refused with the variable's name, what was expected and what came.
-- Only this file reads the environment.
+- Only this file reads the environment; `engine/settings_identity.py` says what it reads of who may ask.
 
 What must change with it: the configuration table of the README is made from `describe`.
 Source: S0.25, X1; names that clients in the field set keep their spelling.
@@ -12,15 +12,16 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Final, Literal, NamedTuple
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AfterValidator, Field, SecretStr, ValidationError
+from pydantic_settings import SettingsConfigDict
 
 from engine.endpoints import endpoints_of
 from engine.errors import Refused
 from engine.names import check_subject_name, check_token
+from engine.settings_identity import IdentitySettings, is_loopback
 
 
 def _nats_url(value: str) -> str:
@@ -50,7 +51,7 @@ def _database_url(value: str) -> str:
     return value
 
 
-class Settings(BaseSettings):
+class Settings(IdentitySettings):
     """Everything that can be set; the field's alias is its environment variable."""
 
     model_config = SettingsConfigDict(extra="forbid", frozen=True)  # by name, HOST and DATA would be read too
@@ -153,6 +154,11 @@ class Settings(BaseSettings):
     )
 
     @property
+    def is_open(self) -> bool:
+        """Whether nobody has to say who they are."""
+        return self.auth == "off" or (self.auth == "auto" and is_loopback(self.host))
+
+    @property
     def redis_address(self) -> str:
         """The Redis to use, empty when none."""
         return "" if self.redis_url == "inline" else self.redis_url
@@ -211,8 +217,10 @@ def describe(settings: Settings) -> list[SettingLine]:
     for name, field in Settings.model_fields.items():
         env = field.alias or name
         value = getattr(settings, name)
-        text = str(value)
-        masked = mask_url(text) if name.endswith("url") else "***" if name.endswith("password") and text else text
+        text = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+        masked = mask_url(text) if name.endswith("url") else text
+        if text and (name.endswith("password") or isinstance(value, SecretStr)):
+            masked = "***"
         source = "default"
         if name in settings.model_fields_set:
             source = "environment" if env in os.environ else "command line"
@@ -228,10 +236,20 @@ def mask_url(text: str) -> str:
 
 def _complaint(error: Mapping[str, Any]) -> str:
     expected = str(error["msg"]).removeprefix("Value error, ")
-    return f"{_variable(error['loc'])}: {expected} (it is {mask_url(str(error['input']))!r})"
+    variable = _variable(error["loc"])
+    if variable in _SECRETS:
+        return f"{variable}: {expected} (what it is, is not shown)"
+    return f"{variable}: {expected} (it is {mask_url(str(error['input']))!r})"
 
 
 def _variable(location: tuple[int | str, ...]) -> str:
     name = str(location[0]) if location else "settings"
     field = Settings.model_fields.get(name)
     return field.alias or name if field is not None else name
+
+
+_SECRETS: Final = frozenset(
+    field.alias
+    for field in Settings.model_fields.values()
+    if field.annotation is SecretStr and isinstance(field.default, SecretStr)
+)

@@ -35,6 +35,7 @@ DRIVERS: dict[str, set[str]] = {
     "engine.confine": set(),  # the kernel's limits on one
     "engine.hashes_redis": {"engine.bridge"},
     "engine.jetstream": {"engine.nats"},
+    "engine.keys_file": set(),  # the keys and the secret in the data folder
     "engine.log_control": {"engine.bridge"},
     "engine.monitor": set(),  # a log server's monitoring, over HTTP
     "engine.nats": set(),
@@ -90,11 +91,13 @@ ACTOR_INFRASTRUCTURE = {
     "actors.puller",
 }
 
-# The composition root opens drivers and starts actors; the two others each open one thing of their own.
+# The composition root opens drivers and starts actors; the others each open one thing of their own.
 COMPOSERS = {
     "edge.serve",
     "edge.serve_postgres",  # its part for PostgreSQL
+    "edge.cli_keys",  # changes the keys file
     "edge.demo_gateway",  # runs the gateway as a child process
+    "edge.serve_identity",  # opened by edge.serve: reads the keys file
     "edge.doctor",  # examines the installation: the log's binary, its monitoring
 }
 

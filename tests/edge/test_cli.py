@@ -19,7 +19,8 @@ from tests.support.command import open_command, run_command
 from tests.support.gateway import PROJECT_ROOT, Gateway, running_gateway
 from tests.support.waiting import wait_until
 
-COMMANDS = ("serve", "scan", "tail", "demo", "doctor", "config show")
+KEYS = ("keys create", "keys list", "keys rotate", "keys revoke")
+COMMANDS = ("serve", "scan", "tail", "demo", "doctor", "config show", *KEYS)
 NOBODY = "http://127.0.0.1:1"
 
 

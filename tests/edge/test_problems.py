@@ -33,7 +33,9 @@ def test_every_kind_has_its_problem(code: str) -> None:
         "error": "why",
     }
     can_be_repeated = kind.situation in {Situation.UNAVAILABLE, Situation.UNKNOWN}
-    assert response.headers == ({"Retry-After": "1"} if can_be_repeated else {})
+    headers = dict(response.headers)
+    assert headers.pop("WWW-Authenticate", "").startswith("Bearer " if kind.status in {401, 403} else "")
+    assert headers == ({"Retry-After": "1"} if can_be_repeated else {})
 
 
 @pytest.mark.parametrize(("retry_after_s", "header"), [(0.0, "1"), (0.2, "1"), (1.0, "1"), (1.01, "2"), (30.0, "30")])
@@ -71,3 +73,20 @@ def test_a_bug_tells_only_where_to_ask() -> None:
     body = orjson.loads(problem_response(broken(), "id-1").body)
     assert (body["status"], body["code"]) == (500, "server.broken")
     assert "request_id" in body["detail"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "challenge"),
+    [
+        (Refused("identity.no-credentials", "x"), 'Bearer realm="headgate"'),
+        (Refused("identity.bad-credentials", "x"), 'Bearer realm="headgate", error="invalid_token"'),
+        (Refused("identity.expired", "x"), 'Bearer realm="headgate", error="invalid_token"'),
+        (
+            Refused("identity.missing-scope", "x", scope="query:sql"),
+            'Bearer realm="headgate", error="insufficient_scope", scope="query:sql"',
+        ),
+    ],
+)
+def test_who_is_refused_learns_what_to_bring(fault: Fault, challenge: str) -> None:
+    """RFC 6750: no error where there were no credentials, the scope where it is missing."""
+    assert problem_response(fault, "id-1").headers["WWW-Authenticate"] == challenge

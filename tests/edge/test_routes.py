@@ -25,12 +25,12 @@ async def no_session(_: Request) -> Callable[[object], Awaitable[None]]:
 
 def route(method: str, path: str, lane: Lane = Lane.EXPRESS, *, admit: Callable[[], None] | None = None) -> Route:
     """One route."""
-    return Route(method, path, fine, lane, "words", admit)
+    return Route(method, path, fine, lane, "words", admit, scope=None)
 
 
 def make_table(*routes: Route) -> RouteTable:
     """A table of these and a WebSocket path."""
-    return RouteTable(list(routes), Metrics(), {"/stream": SocketRoute("/stream", no_session, "words")})
+    return RouteTable(list(routes), Metrics(), {"/stream": SocketRoute("/stream", no_session, "words", scope=None)})
 
 
 def request(method: str, path: str) -> Request:
@@ -119,7 +119,7 @@ async def test_a_template_takes_one_segment_for_each_name(
         seen.append(asked.path_parameters)
         return Response(200)
 
-    table = make_table(Route("DELETE", template, note, Lane.QUART, "words"))
+    table = make_table(Route("DELETE", template, note, Lane.QUART, "words", scope=None))
     response = await respond(table, request("DELETE", path))
     assert (response.status, seen) == ((404, []) if parameters is None else (200, [parameters]))
     assert table.lane(path) is (Lane.EXPRESS if parameters is None else Lane.QUART)
@@ -178,7 +178,7 @@ async def test_a_fault_is_its_problem(code: str) -> None:
     async def fail(_: Request) -> Response:
         raise CLASSES[KINDS[code].situation](code, "why")
 
-    table = make_table(Route("GET", "/a", fail, Lane.EXPRESS, "words"))
+    table = make_table(Route("GET", "/a", fail, Lane.EXPRESS, "words", scope=None))
     response = await respond(table, request("GET", "/a"))
     body = orjson.loads(response.body)
     assert response.status == KINDS[code].status
@@ -199,7 +199,7 @@ async def test_a_request_is_refused_before_its_handler() -> None:
     async def handle(_: Request) -> Response:
         raise AssertionError("it was handled")
 
-    table = make_table(Route("POST", "/a", handle, Lane.EXPRESS, "words", admit))
+    table = make_table(Route("POST", "/a", handle, Lane.EXPRESS, "words", admit, scope=None))
     refused = Request("POST", "/a", "", {}, "127.0.0.1", "id-1", read)
     response = await respond(table, refused)
     assert (response.status, response.headers["Retry-After"]) == (503, "1")
@@ -211,7 +211,7 @@ async def test_a_bug_is_a_500_that_says_nothing_but_the_id() -> None:
     async def fail(_: Request) -> Response:
         raise LookupError("secret of the house")
 
-    table = make_table(Route("GET", "/a", fail, Lane.EXPRESS, "words"))
+    table = make_table(Route("GET", "/a", fail, Lane.EXPRESS, "words", scope=None))
     with structlog.testing.capture_logs() as lines:
         response = await respond(table, request("GET", "/a"))
     assert response.status == 500
@@ -237,7 +237,7 @@ async def test_a_client_that_left_is_not_answered(error: type[Exception]) -> Non
     async def fail(_: Request) -> Response:
         raise error
 
-    table = make_table(Route("GET", "/a", fail, Lane.EXPRESS, "words"))
+    table = make_table(Route("GET", "/a", fail, Lane.EXPRESS, "words", scope=None))
     with pytest.raises(error):
         await respond(table, request("GET", "/a"))
 
@@ -249,7 +249,7 @@ async def test_cancelled_here_nothing_is_answered() -> None:
         await trio.sleep_forever()
         raise AssertionError
 
-    table = make_table(Route("GET", "/a", wait, Lane.EXPRESS, "words"))
+    table = make_table(Route("GET", "/a", wait, Lane.EXPRESS, "words", scope=None))
     with trio.move_on_after(0) as scope:
         await respond(table, request("GET", "/a"))
     assert scope.cancelled_caught

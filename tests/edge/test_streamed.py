@@ -34,7 +34,7 @@ async def open_served(handler: Handler) -> AsyncIterator[tuple[http.Connection, 
     for one in (ours, theirs):
         one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    table = RouteTable([Route("POST", "/x", handler, Lane.EXPRESS, "a test")], Metrics())
+    table = RouteTable([Route("POST", "/x", handler, Lane.EXPRESS, "a test", scope=None)], Metrics())
     served = Connection(trio.SocketStream(ours), "127.0.0.1", table, no_hand_over, no_upgrade, lambda: False)
 
     async def serve() -> None:

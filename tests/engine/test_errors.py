@@ -10,7 +10,7 @@ from engine.errors import KINDS, Broken, Fault, Kind, Refused, Situation, Unavai
 
 CLASSES: list[type[Fault]] = [Refused, Unavailable, Unknown, Broken]
 STANDARD_CLOSE_CODES = {"server.draining": 1012, "server.broken": 1011}
-COME_BACK_CODES = {"request.too-slow", "request.wrong-lane", "agents.no-hello"}
+COME_BACK_CODES = {"request.too-slow", "request.wrong-lane", "agents.no-hello", "identity.expired"}
 every_kind = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
 
 

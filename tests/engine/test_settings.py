@@ -125,8 +125,25 @@ MALFORMED: dict[str, list[str]] = {
     "HEADGATE_DEAD_STREAM": ["", "a.b", "a b", "*"],
     "HEADGATE_SCAN_GRACE_S": ["-1", "nan", "3601", "soon"],
     "HEADGATE_SCAN_TIMEOUT_S": ["0", "nan", "2592001", "6h"],
+    "AUTH": ["", "yes", "ON", "none"],
+    "HEADGATE_API_KEYS": [
+        "no-equals-sign-here",
+        "short=tooshort",
+        "a=long-enough-but bad",
+        "a b=long-enough-secret",
+        "a=long-enough-secret;scopes=bogus",
+        "a=long-enough-secret;colour=red",
+        "a=long-enough-secret;scopes=",
+        "a=long-enough-secret,a=long-enough-secret",
+        "=long-enough-secret",
+    ],
+    "API_GATEWAY_KEY": ["short", "sixteen characters", "x" * 513],
+    "HEADGATE_TOKEN_SECRET": ["x" * 31],
+    "HEADGATE_TOKEN_TTL_S": ["9", "86401", "x", ""],
+    "CORS_ORIGINS": ["app.example", "https://a/", "https://a/b", "ftp://a", "https://a;https://b/"],
     "HEADGATE_LOG_LEVEL": ["trace", "INFO", ""],
 }
+SECRET = {"HEADGATE_API_KEYS", "API_GATEWAY_KEY", "HEADGATE_TOKEN_SECRET"}
 ANY_TEXT = {"HEADGATE_HOST", "HEADGATE_DATA", "SNAPFS_ENV", "DB_HOST", "DB_USER", "DB_PASSWORD", "DB_NAME"}
 
 
@@ -143,7 +160,8 @@ def test_a_malformed_value_is_refused_by_its_variables_name(
     monkeypatch.setenv(name, text)
     said = refusal()
     assert said.startswith(f"{name}: ")
-    assert repr(text) in said
+    assert (repr(text) in said) is (name not in SECRET)
+    assert name not in SECRET or not text or text not in said
 
 
 def test_every_malformed_value_is_named_at_once() -> None:
@@ -206,3 +224,35 @@ def test_every_setting_is_explained() -> None:
         assert line.env
         assert len(line.description) > 10
         assert not line.secret
+
+
+def test_what_is_a_secret_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """T33: keys and secrets are used, and described as `***` in any form; an empty one is shown to be empty."""
+    monkeypatch.setenv("HEADGATE_API_KEYS", "a=geheim-0123456789")
+    monkeypatch.setenv("API_GATEWAY_KEY", "geheim-abcdefghij")
+    settings = load_settings()
+    assert "geheim" not in repr(describe(settings)) + repr(settings)
+    shown = {line.env: line.value for line in describe(settings) if line.env in SECRET}
+    assert shown == {"HEADGATE_API_KEYS": "***", "API_GATEWAY_KEY": "***", "HEADGATE_TOKEN_SECRET": ""}
+    assert settings.gateway_key.get_secret_value() == "geheim-abcdefghij"
+
+
+@pytest.mark.parametrize(
+    ("auth", "host", "is_open"),
+    [
+        ("auto", "127.0.0.1", True),
+        ("auto", "127.8.9.1", True),
+        ("auto", "::1", True),
+        ("auto", "localhost", True),
+        ("auto", "0.0.0.0", False),
+        ("auto", "::", False),
+        ("auto", "", False),
+        ("auto", "10.0.0.1", False),
+        ("auto", "localhost.example", False),
+        ("on", "127.0.0.1", False),
+        ("off", "127.0.0.1", True),
+    ],
+)
+def test_the_gateway_is_open_on_loopback_alone(auth: str, host: str, is_open: bool) -> None:
+    """What is not certainly loopback is not."""
+    assert load_settings({"auth": auth, "host": host}).is_open is is_open

@@ -1,0 +1,179 @@
+"""Recognises who asks, and follows the keys file.
+
+Rules of the file:
+- What a credential proved is remembered within its life, in a bounded table; what it did not prove is not remembered.
+- A key that is revoked is gone within `FOLLOW_EVERY_S`, and its tokens with it.
+- A keys file that cannot be read changes nothing: the keys that were good stay good, and the log says so.
+
+Back-pressure: the table forgets the oldest.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+import structlog
+import trio
+
+from actors.tree import Actor, Mailbox
+from engine.errors import Fault, Refused
+from engine.identity import Kind, Principal
+from engine.keys import KeyRing
+from engine.keys_file import KeysFile, Stamp
+from engine.tokens import PREFIX, make_token, read_token
+
+log = structlog.get_logger("identity")
+FOLLOW_EVERY_S: Final = 1.0
+MOST_KNOWN: Final = 4096
+"""Credentials remembered at once: more agents than a gateway has connections by default."""
+KNOWN_FOR_S: Final = 60.0
+
+
+class _Known(NamedTuple):
+    principal: Principal
+    until: float
+
+
+@dataclass(slots=True)
+class Counts:
+    """How often credentials were looked at.
+
+    Args:
+        recognised: they were good, whether remembered or not.
+        refused: they were not.
+    """
+
+    recognised: int = 0
+    refused: int = 0
+
+
+class Authenticator:
+    """Turns a credential into a principal.
+
+    Args:
+        given: keys of the environment.
+        fallback: keys that are good while there are no others.
+        file: keys of the data folder, read once already.
+        secret: signs tokens.
+        token_ttl_s: how long a token lives.
+        clock: seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        given: KeyRing,
+        fallback: KeyRing,
+        file: KeysFile,
+        secret: bytes,
+        token_ttl_s: int,
+        clock: Callable[[], float],
+    ) -> None:
+        self.counts = Counts()
+        self.token_ttl_s = token_ttl_s
+        self._given = given
+        self._fallback = fallback
+        self._file = file
+        self._secret = secret
+        self._clock = clock
+        self._known: dict[str, _Known] = {}
+        self._stamp: Stamp | None = None
+        self._ring = KeyRing()
+        self._take_file()
+
+    def mailbox(self) -> Mailbox:
+        """Say how many credentials are remembered."""
+        return Mailbox(len(self._known), MOST_KNOWN)
+
+    async def run(self, _: Actor, ready: Callable[[], None]) -> None:
+        """Follow the keys file, for ever."""
+        ready()
+        while True:
+            await trio.sleep(FOLLOW_EVERY_S)
+            try:
+                if self._file.stamp() != self._stamp:
+                    self._take_file()
+                    log.info("the keys were read again", keys=len(self._ring))
+            except (Fault, OSError) as problem:
+                log.error("the keys cannot be read; those from before stay good", error=str(problem))
+
+    async def recognise(self, credential: str) -> Principal:
+        """Say whose credential this is.
+
+        Raises:
+            Refused: nobody's, or no longer.
+        """
+        now = self._clock()
+        known = self._known.get(credential)
+        if known is not None and now < known.until:
+            self.counts.recognised += 1
+            return known.principal
+        try:
+            principal = self._look_at(credential, now)
+        except Refused:
+            self.counts.refused += 1
+            raise
+        self._remember(credential, principal, now)
+        self.counts.recognised += 1
+        return principal
+
+    def exchange(self, credential: str) -> tuple[str, int]:
+        """Give a short-lived token for an API key, and its life in seconds.
+
+        Raises:
+            Refused: it is not a key that is good here; a token is not exchanged for another, or it would live for ever.
+        """
+        now = self._clock()
+        record = self._ring.recognise(credential, now)
+        if record is None:
+            self.counts.refused += 1
+            raise Refused("identity.bad-credentials", "expected an API key that is valid here, as a bearer")
+        expires_at = now + self.token_ttl_s
+        if record.expires_at is not None:
+            expires_at = min(expires_at, record.expires_at)
+        self.counts.recognised += 1
+        return make_token(self._secret, record.id, expires_at), max(1, int(expires_at - now))
+
+    def check_still(self, principal: Principal) -> None:
+        """Look again at somebody who was recognised a while ago.
+
+        A connection that was opened with a token outlives it for as long as its key is good.
+
+        Raises:
+            Refused: the key is gone, or the proof has expired.
+        """
+        now = self._clock()
+        if principal.kind in {Kind.KEY, Kind.TOKEN}:
+            record = self._ring.find(principal.key_id)
+            if record is None or not record.is_live(now):
+                raise Refused("identity.bad-credentials", "the key was revoked, or has expired")
+        elif principal.expires_at is not None and now >= principal.expires_at:
+            raise Refused("identity.expired", "the token has expired; come back with another")
+
+    def _look_at(self, credential: str, now: float) -> Principal:
+        if credential.startswith(PREFIX):
+            token = read_token(self._secret, credential, now)
+            owner = self._ring.find(token.key_id) if token is not None else None
+            if token is None or owner is None or not owner.is_live(now):
+                raise Refused("identity.bad-credentials", "the token is not valid here, or has expired")
+            return owner.principal(Kind.TOKEN, token.expires_at)
+        record = self._ring.recognise(credential, now)
+        if record is None:
+            raise Refused("identity.bad-credentials", "the API key or token is not valid here")
+        return record.principal()
+
+    def _remember(self, credential: str, principal: Principal, now: float) -> None:
+        while len(self._known) >= MOST_KNOWN:
+            del self._known[next(iter(self._known))]
+        until = now + KNOWN_FOR_S
+        self._known[credential] = _Known(
+            principal, until if principal.expires_at is None else min(until, principal.expires_at)
+        )
+
+    def _take_file(self) -> None:
+        stamp = self._file.stamp()
+        ring = self._given | self._file.read()
+        self._stamp = stamp
+        self._ring = ring if len(ring) else self._fallback
+        self._known.clear()
+        if not len(ring) and len(self._fallback):
+            log.warning("nobody made a key: the demo key opens everything", key_id=self._fallback.records[0].id)

@@ -1,0 +1,148 @@
+"""The one guard of both lanes: who asks, whether they may, before a body is read.
+
+Rules of the file:
+- No credential is put into an answer, a log line, or what a handler sees of a WebSocket's subprotocols.
+- While authentication is off nobody's credentials are looked at, but pages of other origins are still kept out.
+
+Source: RFC 6750; `RELIABILITY.md` 4.5.
+"""
+
+import re
+from typing import Final
+from urllib.parse import urlsplit
+
+import trio
+from trio_websocket import WebSocketConnection
+
+from actors.identity import Authenticator
+from edge.http import Request
+from edge.sockets import close_socket
+from engine.errors import Refused
+from engine.identity import NOBODY, OPEN, Principal, Scope
+from engine.settings_identity import is_loopback
+
+BEARER_PROTOCOL: Final = "headgate.bearer"
+"""The subprotocol that a page offers beside `headgate.bearer.<token>`, because browsers want one chosen."""
+LOOK_AGAIN_EVERY_S: Final = 60.0
+MOST_CREDENTIAL_CHARS: Final = 8192
+_CREDENTIAL: Final = re.compile(r"[A-Za-z0-9\-._~+/]+=*\Z")
+_SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+class Guard:
+    """Decides who passes.
+
+    Args:
+        authenticator: knows who they are.
+        is_open: authentication is off.
+        origins: whose pages may talk to the gateway; `*` for all.
+    """
+
+    def __init__(self, authenticator: Authenticator, *, is_open: bool, origins: frozenset[str]) -> None:
+        self.authenticator = authenticator
+        self.is_open = is_open
+        self._origins = origins
+
+    async def admit(self, method: str, headers: dict[str, str], scope: Scope | None) -> Principal:
+        """Let a request pass.
+
+        Args:
+            method: upper case.
+            headers: names in lower case to values.
+            scope: what the route asks for, None when it is public.
+
+        Raises:
+            Refused: it may not; 401 or 403.
+        """
+        if self.is_open:
+            if "origin" in headers and method not in _SAFE:
+                self.check_origin(headers)
+            return OPEN
+        if scope is None:
+            return NOBODY
+        credential = credential_of(headers)
+        if credential is None:
+            raise Refused("identity.no-credentials", f"expected an API key or a token with the scope {scope}")
+        principal = await self.authenticator.recognise(credential)
+        principal.check_scope(scope)
+        return principal
+
+    async def admit_socket(self, request: Request, scope: Scope | None) -> Principal:
+        """Let a WebSocket request pass; its subprotocols show no token afterwards.
+
+        Raises:
+            Refused: it may not; 401 or 403.
+        """
+        headers = request.headers
+        if "origin" in headers:
+            self.check_origin(headers)
+        offered = headers.get("sec-websocket-protocol", "")
+        if f"{BEARER_PROTOCOL}." in offered:
+            names = [name.strip() for name in offered.split(",")]
+            tokens = [name for name in names if name.startswith(f"{BEARER_PROTOCOL}.")]
+            if len(tokens) > 1 or "authorization" in headers or "x-api-key" in headers:
+                raise Refused("identity.bad-credentials", "expected one token, in one place")
+            plain = ", ".join(name for name in names if name not in tokens)
+            request.headers = {name: value for name, value in headers.items() if name != "sec-websocket-protocol"}
+            if plain:
+                request.headers["sec-websocket-protocol"] = plain
+            token = tokens[0].removeprefix(f"{BEARER_PROTOCOL}.")
+            headers = {**request.headers, "authorization": f"Bearer {token}"}
+        return await self.admit("GET", headers, scope)
+
+    def check_origin(self, headers: dict[str, str]) -> None:
+        """Keep out pages of other origins, which a browser lets send what it would not let them read.
+
+        While authentication is off, the page's host must be a name of this machine too: a name that somebody else
+        owns may point here.
+
+        Raises:
+            Refused: 403.
+        """
+        origin = headers["origin"].lower()
+        if "*" in self._origins or origin in self._origins:
+            return
+        try:
+            parts = urlsplit(origin)
+            host = parts.hostname or ""
+        except ValueError:
+            parts, host = urlsplit(""), ""
+        is_ours = bool(parts.netloc) and parts.netloc == headers.get("host", "").lower()
+        if not is_ours or (self.is_open and not is_loopback(host)):
+            raise Refused("identity.bad-origin", "the page's origin is not in CORS_ORIGINS")
+
+    async def watch_socket(self, principal: Principal, socket: WebSocketConnection) -> None:
+        """Close a WebSocket when whoever opened it may no longer."""
+        while True:
+            await trio.sleep(LOOK_AGAIN_EVERY_S)
+            try:
+                self.authenticator.check_still(principal)
+            except Refused as refusal:
+                await close_socket(socket, refusal.kind.close_code, refusal.kind.title)
+                return
+
+
+def credential_of(headers: dict[str, str]) -> str | None:
+    """Take the credential out of a request, None when there is none.
+
+    Raises:
+        Refused: it is not one that could be good, or there are two.
+    """
+    key = headers.get("x-api-key")
+    authorization = headers.get("authorization")
+    if authorization is None:
+        credential = key
+    else:
+        scheme, _, credential = authorization.partition(" ")
+        if scheme.lower() != "bearer":
+            raise Refused("identity.bad-credentials", "Authorization: expected `Bearer` and an API key or a token")
+        credential = credential.strip(" ")
+        if key is not None and key != credential:
+            raise Refused("identity.bad-credentials", "expected X-API-Key or Authorization, not two credentials")
+    if credential is None:
+        return None
+    if len(credential) > MOST_CREDENTIAL_CHARS or not _CREDENTIAL.match(credential):
+        raise Refused(
+            "identity.bad-credentials", f"expected an API key or a token of at most {MOST_CREDENTIAL_CHARS} characters"
+        )
+    return credential
