@@ -30,8 +30,8 @@ async def test_no_acked_event_is_lost_when_the_gateway_is_killed(
     recoveries_s: list[float] = []
     async with open_gateway(tmp_path / "data") as gateway, trio.open_nursery() as agents:
         traffic = Traffic(lambda: gateway.url, ledger, chance)
-        for durable in DURABLES:
-            agents.start_soon(traffic.run_agent, durable)
+        agents.start_soon(traffic.run_agent, DURABLES[0])
+        agents.start_soon(traffic.run_agent_v1, DURABLES[1])
         async with trio.open_nursery() as producers:
             for is_keyed in (True, True, False, False):
                 # Bounded: the test's own process must not be what the two cores are busy with.

@@ -66,8 +66,8 @@ async def test_no_acked_event_is_lost_when_the_log_is_killed(
     reconnects_s: list[float] = []
     async with open_gateway(tmp_path / "data") as gateway, trio.open_nursery() as agents:
         traffic = Traffic(lambda: gateway.url, ledger, chance)
-        for durable in DURABLES:
-            agents.start_soon(traffic.run_agent, durable)
+        agents.start_soon(traffic.run_agent, DURABLES[0])
+        agents.start_soon(traffic.run_agent_v1, DURABLES[1])
         async with trio.open_nursery() as producers:
             for is_keyed in (True, True, False, False):
                 producers.start_soon(lambda keyed: traffic.run_producer(is_keyed=keyed, pause_s=0.0), is_keyed)

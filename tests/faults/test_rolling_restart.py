@@ -56,7 +56,8 @@ async def test_a_rolling_restart_fails_no_request_that_was_accepted(
         gateways = [await stack.enter_async_context(open_gateway(tmp_path / name, env=env)) for name in ("a", "b")]
         traffic = Traffic(Rota(gateways).url, ledger, chance)
         for number in range(AGENTS_COUNT):
-            agents.start_soon(traffic.run_agent, DURABLES[number % len(DURABLES)])
+            run_agent = traffic.run_agent if number < AGENTS_COUNT / 2 else traffic.run_agent_v1
+            agents.start_soon(run_agent, DURABLES[number % len(DURABLES)])
         began = time.monotonic()
         async with trio.open_nursery() as producers:
             for _ in range(PRODUCERS_COUNT):

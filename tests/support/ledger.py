@@ -82,7 +82,7 @@ class Request:
 
 @dataclass(eq=False)
 class Run:
-    """One connection of one agent: the frames it received, in order.
+    """One connection of one agent: the frames it received, in order; what it was told are redeliveries is left out.
 
     Each frame comes with its *fence*: what was sent before that may be a redelivery, and comes when it comes.
     """
@@ -90,6 +90,7 @@ class Run:
     durable: str
     fence: int
     frames: list[tuple[int, list[str]]] = field(default_factory=list)
+    is_ordered: bool = True
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,7 @@ class Ledger:
         self._position = 0
         self._disrupted_at = 0
         self._received: dict[str, set[str]] = defaultdict(set)
+        self._deliveries: dict[str, Counter[str]] = defaultdict(Counter)
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
 
     def close(self) -> None:
@@ -160,19 +162,27 @@ class Ledger:
         self._write(kind="disruption", what=what)
         self._disrupted_at = self._position
 
-    def begin_run(self, durable: str) -> Run:
-        """An agent of this durable is about to connect."""
+    def begin_run(self, durable: str, *, is_ordered: bool = True) -> Run:
+        """An agent of this durable is about to connect.
+
+        Args:
+            durable: its name.
+            is_ordered: it is told what is a redelivery. On the old wire nobody is, and there what a gateway read ahead
+                for an agent that fell behind comes again, perhaps behind later frames.
+        """
         is_first = all(run.durable != durable for run in self.runs)
-        run = Run(durable, self._disrupted_at if is_first else self._position)
+        run = Run(durable, self._disrupted_at if is_first else self._position, is_ordered=is_ordered)
         self.runs.append(run)
         self._write(kind="run", durable=durable, run=len(self.runs))
         return run
 
-    def note_delivery(self, run: Run, messages: Iterable[Any]) -> None:
-        """A batch came; its bytes are judged now, its order at the end."""
+    def note_delivery(self, run: Run, messages: Iterable[Any], *, is_again: bool = False) -> None:
+        """A batch came, or what of it was delivered before; its bytes are judged now, its order at the end."""
         for data in messages:
             event_ids = [read_event_id(event) for event in data["events"]]
-            run.frames.append((max(run.fence, self._disrupted_at), event_ids))
+            if not is_again:
+                run.frames.append((max(run.fence, self._disrupted_at), event_ids))
+            self._deliveries[run.durable].update(event_ids)
             self._received[run.durable].update(event_ids)
             counts = Counter(event_id.partition(".")[0] for event_id in event_ids)
             self._write(kind="deliver", durable=run.durable, counts=counts)
@@ -201,13 +211,14 @@ class Ledger:
         delivered, redelivered = {}, {}
         for durable in durables:
             runs = [run for run in self.runs if run.durable == durable]
-            counts = Counter(event_id for run in runs for _, frame in run.frames for event_id in frame)
+            counts = self._deliveries[durable]
             lost = [event_id for event_id in sequence_of if event_id not in counts]
             assert not lost, f"{len(lost)} stored events never reached {durable}: {lost[:5]}; see {self.path}"
             foreign = [event_id for event_id in counts if event_id not in sequence_of]
             assert not foreign, f"{durable} received {len(foreign)} events that are not stored: {foreign[:5]}"
-            for run in runs if not is_shared else []:
-                self._check_order(run, sequence_of)
+            for run in runs:
+                if run.is_ordered and not is_shared:
+                    self._check_order(run, sequence_of)
             delivered[durable], redelivered[durable] = len(counts), counts.total() - len(counts)
         unknown = [request for request in self.requests.values() if request.outcome == "unknown"]
         return Report(

@@ -74,6 +74,14 @@ def test_a_wrong_order_is_found(ledger: Ledger) -> None:
         ledger.check(story.stored(), ["d"])
 
 
+def test_what_an_agent_is_told_is_a_redelivery_has_no_order(ledger: Ledger) -> None:
+    """Delivered 1, 3, and 2 again: it counts as delivered, and its order is nobody's promise."""
+    story = Story(ledger)
+    ledger.note_delivery(story.run, [story.frames[0], story.frames[2]])
+    ledger.note_delivery(story.run, [story.frames[1]], is_again=True)
+    assert ledger.check(story.stored(), ["d"]).delivered == {"d": 6}
+
+
 def test_a_second_copy_in_the_stream_is_found(ledger: Ledger) -> None:
     """One request stored twice."""
     story = Story(ledger)

@@ -7,12 +7,13 @@ Rules of the file:
 
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import trio
 import trio_websocket
 
 from tests.support.agent import AgentClosed, AgentFailed, open_agent
+from tests.support.agent_v1 import open_agent_v1
 from tests.support.http import Connection, open_connection
 from tests.support.ledger import Ledger, Request
 from tests.support.waiting import let_pass
@@ -80,15 +81,37 @@ class Traffic:
         return True
 
     async def run_agent(self, durable: str, *, batch: int = 100) -> None:
-        """Receive and acknowledge until cancelled."""
-        while True:
+        """Receive and acknowledge on the old wire until cancelled."""
+
+        async def session() -> None:
+            run = self._ledger.begin_run(durable, is_ordered=False)
+            async with open_agent(self._url(), durable, batch=batch) as agent:
+                while True:
+                    received = await agent.receive(timeout_s=600)
+                    self._ledger.note_delivery(run, received.messages)
+                    await agent.ack(received)
+
+        await self._keep_up(session)
+
+    async def run_agent_v1(self, durable: str) -> None:
+        """Receive and acknowledge with `headgate.stream.v1` until cancelled."""
+
+        async def session() -> None:
             run = self._ledger.begin_run(durable)
+            async with open_agent_v1(self._url(), durable) as agent:
+                await agent.auto()
+                while True:
+                    received = await agent.receive(within_s=600)
+                    for message in received.messages:
+                        self._ledger.note_delivery(run, [message["data"]], is_again=message["delivered"] > 1)
+                    await agent.ack(received)
+
+        await self._keep_up(session)
+
+    async def _keep_up(self, session: Callable[[], Awaitable[None]]) -> None:
+        while True:
             try:
-                async with open_agent(self._url(), durable, batch=batch) as agent:
-                    while True:
-                        received = await agent.receive(timeout_s=600)
-                        self._ledger.note_delivery(run, received.messages)
-                        await agent.ack(received)
+                await session()
             except (
                 OSError,
                 AgentClosed,
