@@ -10,7 +10,6 @@ Rules of the file:
 Back-pressure: none here; what may be handed over is bounded by `engine/credit.py`.
 """
 
-from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from typing import Final, NamedTuple
@@ -21,6 +20,7 @@ from engine.jetstream import JetStream
 from engine.leases import Held, LeaseTerms, put_in_doubt
 from engine.log import Verdict
 from engine.settle import Batch, Confirmation, Outstanding
+from engine.settle_book import SettleBook
 from engine.settle_words import BadFrame, Settle, spans_of
 from engine.stream_v1 import Ready, encode_lost, encode_settled
 
@@ -56,18 +56,6 @@ NakDelay = Callable[[int], int]
 """Says how many milliseconds a message waits that is given back without a delay, from its delivered count."""
 
 
-class SettleCounts:
-    """What has been settled; one for all desks of a gateway."""
-
-    def __init__(self) -> None:
-        self.verdicts: Counter[str] = Counter()
-        self.confirmed = 0
-        self.late = 0
-        self.failed = 0
-        self.extended = 0
-        self.lost = 0
-
-
 class Desk:
     """The batches of one agent.
 
@@ -76,7 +64,7 @@ class Desk:
         durable: the consumer's name.
         terms: of its leases.
         tell: takes frames for the agent.
-        counts: counts.
+        book: counts, and remembers what was confirmed.
         bury: takes terminated messages to the dead letters, None when they are only terminated.
         nak_delay_ms: for verdicts that name none.
         extends: leases are extended for as long as the agent may hold a batch; without it, only `progress` does.
@@ -88,7 +76,7 @@ class Desk:
         durable: str,
         terms: LeaseTerms,
         tell: Tell,
-        counts: SettleCounts,
+        book: SettleBook,
         *,
         bury: Bury | None = None,
         nak_delay_ms: NakDelay = lambda _: 0,
@@ -102,7 +90,7 @@ class Desk:
         self._log = log
         self._durable = durable
         self._tell = tell
-        self._counts = counts
+        self._book = book
         self._bury = bury
         self._nak_delay_ms = nak_delay_ms
         self._extends = extends
@@ -145,7 +133,9 @@ class Desk:
         else:
             self._confirmations.add(confirmation)
             for index, body in verdicts:
-                self._log.ask_nowait(batch.held[index].reply, body, partial(self._answered, confirmation, index))
+                is_final = not body.startswith(Verdict.NAK.value)
+                on_answer = partial(self._answered, confirmation, index, is_final)
+                self._log.ask_nowait(batch.held[index].reply, body, on_answer)
         if self._bury is not None:
             for index, reason in decision.term:
                 self._terminate(self._bury, batch, index, reason, confirmation)
@@ -156,9 +146,9 @@ class Desk:
             ("term", len(decision.term)),
             ("progress", len(decision.progress)),
         ):
-            self._counts.verdicts[verdict] += count
+            self._book.verdicts[verdict] += count
         if confirmation is not None:
-            self._counts.late += len(confirmation.late)
+            self._book.late += len(confirmation.late)
             self._maybe_complete(confirmation)
         self.on_settled(batch)
         return None
@@ -170,7 +160,7 @@ class Desk:
             for index in over:
                 self.table.close_asked(confirmation.batch, index)
             if over:
-                self._counts.late += len(over)
+                self._book.late += len(over)
                 self._maybe_complete(confirmation)
                 self.on_settled(confirmation.batch)
         for batch in self.table.overdue(now, self.terms.max_lease_s):
@@ -180,7 +170,7 @@ class Desk:
         else:
             for batch in list(self.table.batches.values()):
                 if not any(one.is_certain(now) for one in batch.still_held()):
-                    self._counts.lost += len(self.table.give_up(batch))
+                    self._book.lost += len(self.table.give_up(batch))
 
     def nudge(self) -> None:
         """Look at the connection to the log again: say what is owed; doubt the leases of another server."""
@@ -198,7 +188,7 @@ class Desk:
         for batch in list(self.table.batches.values()):
             indexes = self.table.give_up(batch)
             if indexes:
-                self._counts.lost += len(indexes)
+                self._book.lost += len(indexes)
                 self._log.say_nowait([(batch.held[index].reply, Verdict.NAK.value) for index in indexes])
                 self._tell(encode_lost(batch.id, spans_of(indexes), reason))
                 self.on_settled(batch)
@@ -226,27 +216,31 @@ class Desk:
         def answered(is_heard: bool) -> None:
             if is_heard:
                 self.terms.extended(held, now, trio.current_time())
-                self._counts.extended += len(held)
+                self._book.extended += len(held)
 
         self._log.ask_nowait(held[-1].reply, Verdict.PROGRESS.value, answered)
 
-    def _answered(self, confirmation: Confirmation, index: int, is_heard: bool) -> None:
+    def _answered(self, confirmation: Confirmation, index: int, is_final: bool, is_heard: bool) -> None:
         if not is_heard:
             self._failed(confirmation, index)
             return
-        is_confirmed = confirmation.answered(index, trio.current_time())
+        now = trio.current_time()
+        is_confirmed = confirmation.answered(index, now)
         if is_confirmed is None:
             return
         if is_confirmed:
-            self._counts.confirmed += 1
+            self._book.confirmed += 1
+            if is_final:
+                held = confirmation.batch.held[index]
+                self._book.remember(self._durable, held.sequence, held.reply, now)
         else:
-            self._counts.late += 1
+            self._book.late += 1
         self.table.close_asked(confirmation.batch, index)
         self._maybe_complete(confirmation)
 
     def _failed(self, confirmation: Confirmation, index: int) -> None:
         if confirmation.fail(index):
-            self._counts.failed += 1
+            self._book.failed += 1
             self.table.reopen(confirmation.batch, index)
             self._maybe_complete(confirmation)
 
@@ -267,7 +261,7 @@ class Desk:
             if confirmation is None:
                 self._say([(held.reply, body)])
             elif is_there:
-                self._log.ask_nowait(held.reply, body, partial(self._answered, confirmation, index))
+                self._log.ask_nowait(held.reply, body, partial(self._answered, confirmation, index, True))
             else:
                 self._failed(confirmation, index)
 
@@ -277,7 +271,7 @@ class Desk:
         indexes = self.table.give_up(batch)
         if not indexes:
             return
-        self._counts.lost += len(indexes)
+        self._book.lost += len(indexes)
         self._say([(batch.held[index].reply, Verdict.NAK.value) for index in indexes])
         self._tell(encode_lost(batch.id, spans_of(indexes), reason))
         self.on_settled(batch)

@@ -19,7 +19,7 @@ from typing import Final
 
 import trio
 
-from actors.desk import Burial, Bury, SettleCounts, burial_verdict
+from actors.desk import Burial, Bury, burial_verdict
 from engine.credit import Amount, Credit, Reserve, next_pull, portion
 from engine.errors import Unavailable
 from engine.event_filter import EventFilter
@@ -28,6 +28,7 @@ from engine.leases import LeaseTerms
 from engine.log import Delivery, PullRequest, PullStatus, Verdict, read_delivery
 from engine.nats import Subscription
 from engine.nats_wire import Message, WireError
+from engine.settle_book import SettleBook
 from engine.stream_v1 import Ready, data_of
 
 GRACE_S: Final = 5.0
@@ -64,7 +65,7 @@ class Puller:
         batch: the most messages in one batch.
         wanted: thins frames; those with nothing wanted are acknowledged here.
         in_flight: says what the agent holds.
-        counts: counts.
+        book: counts, and knows what was confirmed already.
         max_deliver: a message that was delivered more often goes to the dead letters; None for no bound.
         bury: takes it there.
     """
@@ -78,7 +79,7 @@ class Puller:
         batch: int,
         wanted: EventFilter,
         in_flight: Callable[[], Amount],
-        counts: SettleCounts,
+        book: SettleBook,
         *,
         max_deliver: int | None = None,
         bury: Bury | None = None,
@@ -93,7 +94,7 @@ class Puller:
         self._batch = batch
         self._wanted = wanted
         self._in_flight = in_flight
-        self._counts = counts
+        self._book = book
         self._max_deliver = max_deliver if bury is not None else None
         self._bury = bury
         self._arrived: deque[Ready] = deque()
@@ -243,6 +244,9 @@ class Puller:
 
     def _keep(self, delivery: Delivery, until: float) -> None:
         self.too_large_for = 0
+        if self._book.was_confirmed(self._consumer, delivery, trio.current_time()):
+            self._log.say_nowait([(delivery.reply, Verdict.ACK.value)])
+            return
         if self._max_deliver is not None and self._bury is not None and delivery.delivered > self._max_deliver:
             reason = f"delivered {delivery.delivered - 1} times without being settled; the most is {self._max_deliver}"
 
@@ -256,7 +260,7 @@ class Puller:
             data = self._wanted.thin(data)
         if data is None:
             self._log.say_nowait([(delivery.reply, Verdict.ACK.value)])
-            self._counts.verdicts["filtered"] += 1
+            self._book.verdicts["filtered"] += 1
             return
         self._arrived.append(Ready(delivery._replace(payload=b""), data, until))
         self.waiting_bytes += len(data)

@@ -22,6 +22,7 @@ from engine.log import Delivery, PullRequest, PullStatus, Verdict, read_delivery
 from engine.log_control import LogControl
 from engine.names import check_subject_name, check_token, is_covered
 from engine.nats_wire import Message, WireError
+from engine.settle_book import SettleBook
 from engine.stream import BATCH_BYTES, MOST_BATCH, PATIENCE_S, BatchWindow
 
 WAIT_S: Final = 30.0
@@ -40,7 +41,8 @@ class Consumer:
     agent's hands are empty, until it answers quickly again.
     """
 
-    def __init__(self, log: JetStream, stream: str, durable: str, count: int) -> None:
+    def __init__(self, log: JetStream, stream: str, durable: str, count: int, book: SettleBook) -> None:
+        self._book = book
         self.window = BatchWindow()
         self.handed = trio.Event()
         self.settled = trio.Event()
@@ -154,8 +156,11 @@ class Consumer:
         except WireError:
             return  # somebody else published to our inbox: it is not the log's, nothing is owed for it
         if isinstance(item, Delivery):
-            self._arrived.append(item)
             self._left -= 1
+            if self._book.was_confirmed(self.durable, item, trio.current_time()):
+                self._log.settle_nowait([item], Verdict.ACK)
+            else:
+                self._arrived.append(item)
         elif item is not None:
             self._ended = item
             self._left = 0
@@ -203,6 +208,7 @@ class Streams:
         ack_wait_s: lease of a delivery.
         max_lease_s: longest time an agent may hold a batch.
         actor: under which the attached agents stand in the tree.
+        book: knows what was confirmed already.
     """
 
     def __init__(
@@ -214,7 +220,9 @@ class Streams:
         ack_wait_s: float,
         max_lease_s: float,
         actor: Actor,
+        book: SettleBook | None = None,
     ) -> None:
+        self._book = book or SettleBook()
         self._log = log
         self._control = control
         self._stream = stream
@@ -260,7 +268,7 @@ class Streams:
 
         Closes: the consumer, on leaving; what it held goes back at once.
         """
-        consumer = Consumer(self._log, self._stream, durable, count)
+        consumer = Consumer(self._log, self._stream, durable, count, self._book)
         with self._actor.child(durable, lambda: Mailbox(len(consumer.window), count)):
             self._consumers.add(consumer)
             try:

@@ -22,7 +22,7 @@ from typing import Final, NamedTuple
 
 import trio
 
-from actors.desk import Desk, NakDelay, SettleCounts
+from actors.desk import Desk, NakDelay
 from actors.leased import Burier, BuryAsync, LeasedConsumer, Outbox, look_after_consumer
 from actors.puller import Puller
 from actors.tree import Actor, Mailbox
@@ -33,6 +33,7 @@ from engine.leases import LeaseTerms
 from engine.log import ConsumerPlan, StoredMessage
 from engine.log_control import LogControl
 from engine.names import check_subject_name, check_token, is_covered
+from engine.settle_book import SettleBook
 from engine.stream_v1 import Facts, Gap, Options, Ready
 
 EPHEMERAL_S: Final = 900.0
@@ -62,6 +63,7 @@ class LeasedStreams:
         ack_wait_s: lease of a delivery, for consumers that are made here.
         max_lease_s: longest time an agent may hold a batch.
         actor: under which the attached agents stand in the tree.
+        book: counts, and remembers what was confirmed; the old wire shares it.
         max_deliver: how often a message is delivered before it goes to the dead letters; None for no bound.
         bury: takes it there, and what agents terminate.
         nak_delay_ms: for verdicts that name none.
@@ -78,12 +80,13 @@ class LeasedStreams:
         max_lease_s: float,
         actor: Actor,
         *,
+        book: SettleBook | None = None,
         max_deliver: int | None = None,
         bury: BuryAsync | None = None,
         nak_delay_ms: NakDelay = lambda _: 0,
         find_gaps: FindGaps | None = None,
     ) -> None:
-        self.counts = SettleCounts()
+        self.book = book or SettleBook()
         self.max_deliver = max_deliver
         self.bury = bury
         self.nak_delay_ms = nak_delay_ms
@@ -99,6 +102,7 @@ class LeasedStreams:
         self._consumers: set[LeasedConsumer] = set()
         self._attached: Counter[str] = Counter()
         self._exclusive: set[str] = set()
+        self._server = log.connection.info.fields.get("server_id")
         log.connection.watchers.append(self._nudge)
 
     @property
@@ -188,7 +192,7 @@ class LeasedStreams:
         outbox = Outbox()
         burier = Burier(self.bury) if self.bury is not None else None
         bury = burier.bury_nowait if burier is not None else None
-        desk = Desk(self.log, name, terms, outbox.put, self.counts, bury=bury, nak_delay_ms=self.nak_delay_ms)
+        desk = Desk(self.log, name, terms, outbox.put, self.book, bury=bury, nak_delay_ms=self.nak_delay_ms)
         puller = Puller(
             self.log,
             self.stream,
@@ -197,7 +201,7 @@ class LeasedStreams:
             options.batch,
             options.filter,
             lambda: Amount(desk.table.messages, desk.table.bytes),
-            self.counts,
+            self.book,
             max_deliver=self.max_deliver,
             bury=bury,
         )
@@ -229,6 +233,7 @@ class LeasedStreams:
 
     def forget(self, name: str, reason: str) -> None:
         """Take back what the agents of a consumer hold, because the log has forgotten it (a reset)."""
+        self.book.forget(name)
         for consumer in [one for one in self._consumers if one.name == name]:
             consumer.desk.forget(reason)
             consumer.puller.forget()
@@ -268,5 +273,12 @@ class LeasedStreams:
             raise Refused("request.conflict", f"durable: {self._attached[name]} other sockets hold {name!r}")
 
     def _nudge(self) -> None:
+        connection, now = self.log.connection, trio.current_time()
+        if connection.is_up:
+            server = connection.info.fields.get("server_id")
+            self.book.came_up(now, is_same_server=server == self._server)
+            self._server = server
+        else:
+            self.book.went_down(now)
         for consumer in list(self._consumers):
             consumer.nudge()

@@ -54,6 +54,7 @@ from engine.log_control import LogControl
 from engine.metrics import Metrics
 from engine.nats_server import EmbeddedLog
 from engine.settings import Settings
+from engine.settle_book import SettleBook
 
 log = structlog.get_logger("serve")
 E = TypeVar("E", bound=Exception)
@@ -117,6 +118,7 @@ async def serve(settings: Settings, *, task_status: trio.TaskStatus[str] = trio.
                     RedisTier(bridge, settings.redis_address, settings.cache_ttl_s) if settings.redis_address else None
                 )
                 publisher = Publisher(jetstream)
+                book = SettleBook()
                 streams = Streams(
                     jetstream,
                     control,
@@ -125,6 +127,7 @@ async def serve(settings: Settings, *, task_status: trio.TaskStatus[str] = trio.
                     settings.ack_wait_s,
                     settings.max_lease_s,
                     agents,
+                    book,
                 )
                 dead = DeadLetters(jetstream, control, settings.stream, settings.dead_stream)
                 leased = LeasedStreams(
@@ -135,6 +138,7 @@ async def serve(settings: Settings, *, task_status: trio.TaskStatus[str] = trio.
                     settings.ack_wait_s,
                     settings.max_lease_s,
                     agents,
+                    book=book,
                     max_deliver=settings.max_deliver or None,
                     bury=dead.bury,
                     nak_delay_ms=nak_delay_ms,

@@ -8,12 +8,15 @@ from pathlib import Path
 import trio
 
 from actors.stream import Consumer, Streams
+from actors.stream_v1 import LeasedStreams
 from actors.tree import Actor
 from engine.bridge import open_bridge
 from engine.endpoints import Endpoint
 from engine.jetstream import JetStream
 from engine.log import Delivery, Verdict
 from engine.log_control import LogControl
+from engine.settle_book import SettleBook
+from tests.support.chaos import ChaosProxy, open_chaos_proxy
 from tests.support.nats_client import NatsClient, open_nats_client
 from tests.support.nats_server import NatsServer, open_nats_server
 from tests.support.waiting import wait_until
@@ -28,13 +31,30 @@ SOON_S = 0.2
 class StreamScene:
     """A real stream, the consumers' storey on it, and a client that sees what is there."""
 
-    def __init__(self, server: NatsServer, log: JetStream, streams: Streams, root: Actor, client: NatsClient) -> None:
+    def __init__(
+        self,
+        server: NatsServer,
+        log: JetStream,
+        streams: Streams,
+        leased: LeasedStreams,
+        root: Actor,
+        client: NatsClient,
+        chaos: ChaosProxy | None = None,
+    ) -> None:
+        self._chaos = chaos
+        self.leased = leased
         self.server = server
         self.log = log
         self.streams = streams
         self.root = root
         self.client = client
         self._batches = itertools.count(1)
+
+    @property
+    def chaos(self) -> ChaosProxy:
+        """The proxy between the data plane and the server."""
+        assert self._chaos is not None
+        return self._chaos
 
     async def publish(self, *payloads: bytes) -> None:
         """Put messages on the log, and wait until the durable knows of them."""
@@ -72,18 +92,28 @@ class StreamScene:
 
 @asynccontextmanager
 async def open_stream_scene(
-    folder: Path, *, ack_wait_s: float = 30.0, max_lease_s: float = 900.0
+    folder: Path, *, ack_wait_s: float = 30.0, max_lease_s: float = 900.0, is_through_chaos: bool = False
 ) -> AsyncIterator[StreamScene]:
-    """Open everything, with a stream `S` and a durable `d`."""
+    """Open everything, with a stream `S` and a durable `d`.
+
+    Args:
+        folder: of the server.
+        ack_wait_s: lease.
+        max_lease_s: longest time that a batch may be held.
+        is_through_chaos: the data plane goes through a proxy, `scene.chaos`.
+    """
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(open_nats_server(folder))
         client = await stack.enter_async_context(open_nats_client(server.url))
         bridge = await stack.enter_async_context(open_bridge())
+        proxy = await stack.enter_async_context(open_chaos_proxy(server.url)) if is_through_chaos else None
         control = LogControl(bridge, lambda: Endpoint("127.0.0.1", server.port, {}))
         stack.push_async_callback(control.aclose)
-        log = JetStream(lambda: Endpoint("127.0.0.1", server.port, {}), "test")
+        log = JetStream(lambda: Endpoint("127.0.0.1", proxy.port if proxy else server.port, {}), "test")
         root = Actor("stream", trio.current_time())
-        streams = Streams(log, control, "S", ["snapfs.>"], ack_wait_s, max_lease_s, root)
+        book = SettleBook()
+        streams = Streams(log, control, "S", ["snapfs.>"], ack_wait_s, max_lease_s, root, book)
+        leased = LeasedStreams(log, control, "S", ["snapfs.>"], ack_wait_s, max_lease_s, root, book=book)
         nursery = await stack.enter_async_context(trio.open_nursery())
         stack.callback(nursery.cancel_scope.cancel)
         nursery.start_soon(log.connection.run)
@@ -91,4 +121,4 @@ async def open_stream_scene(
             await log.connection.wait_up()
         await control.ensure_stream("S", ["snapfs.>"])
         await streams.ensure(SUBJECT, "d")
-        yield StreamScene(server, log, streams, root, client)
+        yield StreamScene(server, log, streams, leased, root, client, proxy)

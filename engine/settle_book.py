@@ -1,0 +1,89 @@
+"""What the desks of a gateway have settled: counters, and what was confirmed lately.
+
+A log server that is killed forgets acknowledgements that it has answered: it writes a consumer's state a little later.
+What it forgot it delivers again, and what was called confirmed would not have been. So the confirmations of the last
+seconds before a connection broke are remembered, and a message among them that comes again from another server is
+acknowledged again instead of being handed out.
+
+Rules of the file:
+- No clock, no I/O.
+- A message is recognised by its sequence *and* the nanosecond at which it was stored: another log's message of the same
+  sequence is another message, and is never passed over.
+- Bounded: by time, by messages a consumer, and by consumers.
+
+What must change with it: whoever hands out deliveries asks `was_confirmed`: `actors/puller.py`, `actors/stream.py`.
+"""
+
+from collections import Counter, OrderedDict
+from math import inf
+from typing import Final
+
+from engine.log import Delivery, published_ns
+
+REMEMBERED_S: Final = 10.0
+"""Far above the time after which a server has written a consumer's state (about 0.1 s; seen to be below 1 s)."""
+REMEMBERED_MESSAGES: Final = 20_000
+REMEMBERED_CONSUMERS: Final = 1_000
+DOUBTED_S: Final = 600.0
+"""How long after a restart a forgotten message may come again: when a lease has ended and somebody pulls."""
+
+
+class SettleBook:
+    """One for all desks of a gateway."""
+
+    def __init__(self) -> None:
+        self.verdicts: Counter[str] = Counter()
+        self.confirmed = 0
+        self.late = 0
+        self.failed = 0
+        self.extended = 0
+        self.lost = 0
+        self.repeated = 0
+        """Acknowledged again, because the log had forgotten."""
+        self._lately: OrderedDict[str, OrderedDict[int, tuple[int, float]]] = OrderedDict()
+        self._doubted: dict[str, dict[int, int]] = {}
+        self._doubted_until = -inf
+
+    def remember(self, consumer: str, sequence: int, reply: str, now: float) -> None:
+        """Note that a message is confirmed."""
+        lately = self._lately.setdefault(consumer, OrderedDict())
+        lately[sequence] = (published_ns(reply), now)
+        lately.move_to_end(sequence)
+        while len(lately) > REMEMBERED_MESSAGES or next(iter(lately.values()))[1] < now - REMEMBERED_S:
+            lately.popitem(last=False)
+        if len(self._lately) > REMEMBERED_CONSUMERS:
+            self._lately.popitem(last=False)
+
+    def went_down(self, now: float) -> None:
+        """Note that the connection to the log broke: what was confirmed just before may be forgotten."""
+        for consumer, lately in self._lately.items():
+            doubted = self._doubted.setdefault(consumer, {})
+            for sequence, (stored_ns, at) in lately.items():
+                if at >= now - REMEMBERED_S:
+                    doubted[sequence] = stored_ns
+        self._lately.clear()
+        self._doubted_until = inf
+
+    def came_up(self, now: float, *, is_same_server: bool) -> None:
+        """Note that there is a log again; the same server has forgotten nothing."""
+        if is_same_server:
+            self._doubted.clear()
+        self._doubted_until = now + DOUBTED_S
+
+    def forget(self, consumer: str) -> None:
+        """Note that a consumer was moved: it is to deliver again what it delivered."""
+        self._lately.pop(consumer, None)
+        self._doubted.pop(consumer, None)
+
+    def was_confirmed(self, consumer: str, delivery: Delivery, now: float) -> bool:
+        """Say that a delivery was confirmed and the log forgot it."""
+        if not self._doubted:
+            return False
+        if now > self._doubted_until:
+            self._doubted.clear()
+            return False
+        stored_ns = self._doubted.get(consumer, {}).get(delivery.sequence)
+        if stored_ns is None or stored_ns != published_ns(delivery.reply):
+            return False
+        self.repeated += 1
+        return True
