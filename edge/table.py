@@ -11,6 +11,7 @@ from edge.agents import open_agent
 from edge.agents_rest import delete_scan, get_agent, get_agents, get_scan, get_scans, post_agent_scan
 from edge.consumers import delete_consumer, get_consumer, get_consumers, post_pause, post_reset, post_resume
 from edge.dead import get_dead, post_replay
+from edge.docs import Documents
 from edge.guard import Guard
 from edge.hashes import post_cache_batch
 from edge.health import (
@@ -119,4 +120,5 @@ def make_table(node: Node, guard: Guard) -> RouteTable:
         sockets[path] = SocketRoute(
             path, partial(open_stream, node), "Batches of events to agents", scope="stream:read"
         )
+    routes += Documents(routes, sockets).routes()
     return RouteTable(routes, node.metrics, sockets, guard)
