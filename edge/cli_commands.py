@@ -8,11 +8,21 @@ Rules of the file:
 
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated
 
 from cyclopts import App, Parameter, validators
 
+from edge.cli_agents import AgentIdOption, ApiKeyOption, ConcurrencyOption, agents, scans
 from edge.cli_keys import keys
+from edge.cli_options import (
+    DEFAULT_GATEWAY,
+    GatewayOption,
+    JsonOption,
+    SubjectOption,
+    TokenOption,
+    check_gateway,
+    examples,
+)
 from edge.cli_output import ERROR_CONSOLE, ExitCode, print_result, say, say_usage_error
 
 
@@ -23,33 +33,6 @@ def say_version() -> str:
     except PackageNotFoundError:  # run from a source tree that was never installed
         return "headgate (not installed)"
 
-
-def _check_gateway(_: object, text: str | None) -> None:
-    from edge.client_values import check_base_url
-
-    if text is not None:
-        check_base_url(text)
-
-
-def _examples(*lines: str) -> str:
-    """Show how a command is called; the end of its help."""
-    return "\n".join(["**Examples**", "", *(f"- `{line}`" for line in lines)])
-
-
-DEFAULT_GATEWAY: Final = "http://127.0.0.1:8000"
-GatewayOption = Annotated[
-    str,
-    Parameter(
-        env_var="HEADGATE_GATEWAY",
-        validator=_check_gateway,
-        help="The gateway's address.",
-    ),
-]
-TokenOption = Annotated[
-    str | None, Parameter(env_var="HEADGATE_TOKEN", help="Sent as Authorization: Bearer; better set as a variable.")
-]
-JsonOption = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON, for programs.")]
-SubjectOption = Annotated[str | None, Parameter(help="The subject; the gateway's default when not given.")]
 
 app = App(
     name="headgate",
@@ -69,10 +52,12 @@ app = App(
 config = App(name="config", help="Show the settings.")
 app.command(config)
 app.command(keys)
+app.command(agents)
+app.command(scans)
 
 
 @app.command(
-    help_epilogue=_examples(
+    help_epilogue=examples(
         "headgate serve",
         "headgate serve --port 9000 --data /var/lib/headgate",
         "NATS_URL=nats://log.example:4222 headgate serve --host 0.0.0.0",
@@ -102,7 +87,11 @@ def serve(
 
 
 @app.command(
-    help_epilogue=_examples("headgate scan /projects/show", "headgate scan . --gateway https://gateway.example --json")
+    help_epilogue=examples(
+        "headgate scan /projects/show",
+        "headgate scan . --gateway https://gateway.example --json",
+        "headgate scan /projects --agent --max-concurrency 2",
+    )
 )
 async def scan(
     directory: Annotated[Path, Parameter(validator=validators.Path(exists=True, file_okay=False))],
@@ -112,10 +101,18 @@ async def scan(
     subject: SubjectOption = None,
     give_up: Annotated[float, Parameter(validator=validators.Number(gte=0))] = 60.0,
     threads: Annotated[int | None, Parameter(validator=validators.Number(gte=1, lte=256))] = None,
+    force: Annotated[bool, Parameter(negative="")] = False,
+    agent: Annotated[bool, Parameter(negative="")] = False,
+    agent_id: AgentIdOption = None,
+    max_concurrency: ConcurrencyOption = 1,
+    api_key: ApiKeyOption = None,
     token: TokenOption = None,
     json: JsonOption = False,
 ) -> int:
     """Tell a gateway about every file below a folder, and hash only what it does not know.
+
+    With --agent this machine waits for the gateway's orders instead and scans what it is asked to, in this folder and
+    nowhere else, until SIGTERM (exit code 0) or Ctrl-C (130).
 
     Run it again and nothing is hashed twice. A gateway that restarts meanwhile is waited for. Files that cannot be read
     are named and counted, the scan goes on, and the exit code is 1. Symbolic links are not followed.
@@ -124,13 +121,30 @@ async def scan(
         directory: The folder.
         give_up: Seconds to go on trying while nothing succeeds.
         threads: Files read at once; as many as there are processors when not given.
+        force: Hash everything, whatever the gateway knows.
+        agent: Become a remote scanner; `headgate agents scan` starts its scans.
     """
+    if agent:
+        from edge.cli_agents import run_scan_agent
+
+        return await run_scan_agent(
+            gateway,
+            token,
+            give_up_s=give_up,
+            folder=directory,
+            agent_id=agent_id,
+            max_concurrency=max_concurrency,
+            subject=subject,
+            threads=threads,
+            api_key=api_key,
+            as_json=json,
+        )
     from edge.client import Client, GatewayError
     from edge.progress import shown_progress
     from edge.scan import Scan
 
     async with Client(gateway, token, give_up_s=give_up) as client:
-        running = Scan(client, str(directory), subject=subject, hash_threads=threads)
+        running = Scan(client, str(directory), subject=subject, hash_threads=threads, force=force)
         try:
             async with shown_progress("scanning", running.report, client.statistics, is_wanted=not json):
                 report = await running.run_scan()
@@ -143,7 +157,7 @@ async def scan(
 
 
 @app.command(
-    help_epilogue=_examples(
+    help_epilogue=examples(
         "headgate tail", "headgate tail --durable audit --json >> events.ndjson", "headgate tail --count 10"
     )
 )
@@ -201,7 +215,7 @@ async def tail(
     return ExitCode.OK
 
 
-@app.command(help_epilogue=_examples("headgate demo", "headgate demo ~/pictures --once", "headgate demo --once --json"))
+@app.command(help_epilogue=examples("headgate demo", "headgate demo ~/pictures --once", "headgate demo --once --json"))
 async def demo(
     directory: Annotated[Path | None, Parameter(validator=validators.Path(exists=True, file_okay=False))] = None,
     /,
@@ -230,13 +244,13 @@ async def demo(
 
 
 @app.command(
-    help_epilogue=_examples(
+    help_epilogue=examples(
         "headgate doctor", "headgate doctor --data /var/lib/headgate --gateway http://127.0.0.1:8000 --json"
     )
 )
 async def doctor(
     *,
-    gateway: Annotated[str | None, Parameter(env_var="HEADGATE_GATEWAY", validator=_check_gateway)] = None,
+    gateway: Annotated[str | None, Parameter(env_var="HEADGATE_GATEWAY", validator=check_gateway)] = None,
     data: Path | None = None,
     json: JsonOption = False,
 ) -> int:
@@ -256,7 +270,7 @@ async def doctor(
     return ExitCode.OK if is_well(findings) else ExitCode.FAILED
 
 
-@config.command(name="show", help_epilogue=_examples("headgate config show", "PORT=9000 headgate config show --json"))
+@config.command(name="show", help_epilogue=examples("headgate config show", "PORT=9000 headgate config show --json"))
 def config_show(*, json: JsonOption = False) -> int:
     """Show each setting, its value, and where it came from; secrets are masked."""
     from edge.config_show import to_json, to_table

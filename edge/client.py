@@ -20,11 +20,10 @@ What must change with it: the wire of `POST /ingest` and `POST /cache/batch`. Th
 """
 
 import ssl
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from types import TracebackType
-from typing import Final, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 import httpx2
 import msgspec
@@ -45,7 +44,17 @@ from edge.client_retry import (
     explain_answer,
 )
 from edge.client_stream import Agent, Batch, open_agent
-from edge.client_values import Dependency, Event, Message, Probe, ProbeAnswer, Published, Readiness, check_base_url
+from edge.client_values import (
+    ClientStatistics,
+    Dependency,
+    Event,
+    Message,
+    Probe,
+    ProbeAnswer,
+    Published,
+    Readiness,
+    check_base_url,
+)
 
 __all__ = [
     "DEFAULT_SUBJECT",
@@ -92,23 +101,6 @@ KEEPALIVE_S: Final = 4.0
 """Below the 5 s after which the gateway may close an idle connection, so that we never write into a closing one."""
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class ClientStatistics:
-    """What a client has done so far.
-
-    Args:
-        answered: requests that came back well.
-        retries: tries after the first, of all requests together.
-        last_error: the latest failure in words, None while there was none.
-        waiting_s: how long nothing has succeeded while requests are being retried, 0 when all is well.
-    """
-
-    answered: int
-    retries: int
-    last_error: str | None
-    waiting_s: float
 
 
 class Client:
@@ -175,7 +167,7 @@ class Client:
         body = msgspec.json.encode(probes)
 
         async def ask() -> list[ProbeAnswer]:
-            answers = _decode(await self._post("/cache/batch", body), list[ProbeAnswer])
+            answers = _decode(await self._send("POST", "/cache/batch", body), list[ProbeAnswer])
             if len(answers) != len(probes):
                 raise GatewayBroken(f"{len(probes)} probes were asked and {len(answers)} answered")
             return answers
@@ -207,9 +199,49 @@ class Client:
         params = {} if subject is None else {"subject": subject}
 
         async def send() -> Published:
-            return _decode(await self._post("/ingest", body, headers, params), Published)
+            return _decode(await self._send("POST", "/ingest", body, headers, params), Published)
 
         return await self._repeat(send, is_harmless=key is not None)
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: object = None,
+        params: Mapping[str, str] | None = None,
+        key: str | None = None,
+    ) -> Any:
+        """Ask for what has no method of its own, by its path.
+
+        Args:
+            body: sent as JSON, None for none.
+            key: an idempotency key, which makes a POST safe to repeat; GET and DELETE are so without one.
+
+        Returns:
+            The answer's JSON.
+
+        Raises:
+            GatewayError: refused, or nothing succeeded for `give_up_s`.
+        """
+        headers = {} if key is None else {"idempotency-key": key}
+        content = None if body is None else msgspec.json.encode(body)
+
+        async def ask() -> Any:
+            return _decode(await self._send(method, path, content, headers, params), Any)
+
+        return await self._repeat(ask, is_harmless=method != "POST" or key is not None)
+
+    def present(self, token: str) -> None:
+        """Send another token from now on.
+
+        Raises:
+            ValueError: it cannot be a header.
+        """
+        if not _is_header_text(token):
+            raise ValueError("the token has characters that a header cannot carry")
+        self._headers = {"authorization": f"Bearer {token}"}
+        self._http.headers["authorization"] = f"Bearer {token}"
 
     async def ready(self) -> Readiness:
         """Ask once whether the gateway takes work.
@@ -236,7 +268,7 @@ class Client:
         Raises:
             GatewayRefused: out of the `async with`, when the gateway will not have this agent, now or later.
         """
-        return open_agent(self._destination(), durable=durable, subject=subject, batch=batch, on_trouble=on_trouble)
+        return open_agent(self.destination(), durable=durable, subject=subject, batch=batch, on_trouble=on_trouble)
 
     def stream(
         self,
@@ -270,24 +302,31 @@ class Client:
         types = [filter] if isinstance(filter, str) else list(filter)
         subscription = Subscription(subject, durable, from_, types, exclusive, max_lease_s)
         first = credit if auto else credit or Credit(0, 0)
-        return open_stream(self._destination(), subscription, first, grants_back=auto, on_notice=on_notice)
+        return open_stream(self.destination(), subscription, first, grants_back=auto, on_notice=on_notice)
 
-    def _destination(self) -> Destination:
+    def destination(self) -> Destination:
+        """Say which gateway this is, and what every request to it carries: for WebSockets."""
         headers = [(name.encode(), value.encode()) for name, value in self._headers.items()]
         return Destination(self.base_url, headers, self._tls)
 
-    async def _post(
-        self, path: str, body: bytes, headers: dict[str, str] | None = None, params: dict[str, str] | None = None
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        content: bytes | None,
+        headers: Mapping[str, str] | None = None,
+        params: Mapping[str, str] | None = None,
     ) -> bytes:
+        fields = {} if content is None else {"content-type": "application/json"}
         request = self._http.build_request(
-            "POST",
+            method,
             self.base_url + path,
-            content=body,
-            params=params,
-            headers={"content-type": "application/json", **(headers or {})},
+            content=content,
+            params=dict(params or {}),
+            headers=fields | dict(headers or {}),
         )
         answer = await self._ask(request)
-        if answer.status_code != 200:
+        if not 200 <= answer.status_code < 300:
             raise explain_answer(answer.status_code, answer.headers, answer.content)
         return answer.content
 

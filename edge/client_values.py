@@ -7,6 +7,7 @@ Rules of the file:
 What must change with it: the wire of `POST /ingest`, `POST /cache/batch`, `GET /readyz` and `/stream`.
 """
 
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from urllib.parse import urlsplit
@@ -120,6 +121,23 @@ class Message(msgspec.Struct, frozen=True):
     def value(self) -> Any:
         """Give the whole message, whatever it is."""
         return msgspec.json.decode(self.data)
+
+
+@dataclass(frozen=True, slots=True)
+class ClientStatistics:
+    """What a client has done so far.
+
+    Args:
+        answered: requests that came back well.
+        retries: tries after the first, of all requests together.
+        last_error: the latest failure in words, None while there was none.
+        waiting_s: how long nothing has succeeded while requests are being retried, 0 when all is well.
+    """
+
+    answered: int
+    retries: int
+    last_error: str | None
+    waiting_s: float
 
 
 def check_base_url(text: str) -> str:

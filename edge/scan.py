@@ -58,12 +58,25 @@ class Scan:
         root: the folder.
         subject: what to publish on, None for the gateway's default.
         hash_threads: how many files are read at once.
+        scan_id: the name in its events, None for a new one; one that is used again must not find its keys remembered.
+        force: hash everything, and ask the gateway nothing.
+        telemetry_s: how often to publish `scan.telemetry`, None for never.
     """
 
     def __init__(
-        self, gateway: Gateway, root: str, *, subject: str | None = None, hash_threads: int | None = None
+        self,
+        gateway: Gateway,
+        root: str,
+        *,
+        subject: str | None = None,
+        hash_threads: int | None = None,
+        scan_id: str | None = None,
+        force: bool = False,
+        telemetry_s: float | None = None,
     ) -> None:
-        self.report = ScanReport(root=canonical_path(os.path.abspath(root)), scan_id=uuid.uuid4().hex)
+        self.report = ScanReport(root=canonical_path(os.path.abspath(root)), scan_id=scan_id or uuid.uuid4().hex)
+        self._force = force
+        self._telemetry_s = telemetry_s
         self._gateway = gateway
         self._folder = os.path.abspath(root)
         self._subject = subject
@@ -82,12 +95,15 @@ class Scan:
         await self._post([Event("scan.started", self._frame_data())])
         failure: GatewayError
         try:
-            async with trio.open_nursery() as nursery:
-                # One batch may wait beside those in the lanes; policy wait: the walk pauses.
-                give, take = trio.open_memory_channel[list[FileSeen]](1)
-                nursery.start_soon(self._walk, give)
-                for _ in range(LANE_COUNT):
-                    nursery.start_soon(self._run_lane, take)
+            async with trio.open_nursery() as beside:
+                beside.start_soon(self._tell)
+                async with trio.open_nursery() as nursery:
+                    # One batch may wait beside those in the lanes; policy wait: the walk pauses.
+                    give, take = trio.open_memory_channel[list[FileSeen]](1)
+                    nursery.start_soon(self._walk, give)
+                    for _ in range(LANE_COUNT):
+                        nursery.start_soon(self._run_lane, take)
+                beside.cancel_scope.cancel()
         except* GatewayError as group:
             failure = leaves(group)[0]  # lanes that fail together say the same
         else:
@@ -113,7 +129,7 @@ class Scan:
 
     async def _run_lane(self, take: trio.MemoryReceiveChannel[list[FileSeen]]) -> None:
         async for files in take:
-            known = await self._gateway.probe([_probe_of(file) for file in files])
+            known = await self._probe(files)
             ready: list[tuple[FileSeen, str, str]] = []
             misses: list[FileSeen] = []
             for file, answer in zip(files, known, strict=True):
@@ -128,6 +144,11 @@ class Scan:
                 await self._post([_event_of(frame, *one) for one in slice_])
                 self.report.files += len(slice_)
                 self.report.bytes += sum(file.status.st_size for file, _, _ in slice_)
+
+    async def _probe(self, files: list[FileSeen]) -> list[ProbeAnswer]:
+        if self._force:
+            return [ProbeAnswer("MISS")] * len(files)
+        return await self._gateway.probe([_probe_of(file) for file in files])
 
     async def _hash(self, files: list[FileSeen]) -> list[tuple[FileSeen, str]]:
         hashed: list[tuple[FileSeen, str]] = []
@@ -149,6 +170,20 @@ class Scan:
             for some in _heap_up(files):
                 nursery.start_soon(hash_some, some)
         return hashed
+
+    async def _tell(self) -> None:
+        """Say how far it is, now and then."""
+        while self._telemetry_s is not None:
+            await trio.sleep(self._telemetry_s)
+            await self._post([Event("scan.telemetry", self._frame_data() | self.report.totals())])
+
+    async def publish_error(self, error: str) -> None:
+        """Put on the log that this scan ended early, and why.
+
+        Raises:
+            GatewayError: the gateway refused, or nothing succeeded for the client's `give_up_s`.
+        """
+        await self._post([Event("scan.error", self._frame_data() | self.report.totals() | {"error": error})])
 
     async def _post(self, events: list[Event]) -> None:
         self._posts += 1

@@ -62,6 +62,31 @@ class Trouble:
     is_passing: bool = False
 
 
+class OutsideRoot(Exception):
+    """A folder is not below the one that may be scanned, or is no folder."""
+
+
+def confine(root_path: str, target: str) -> str:
+    """Give the folder to scan, spelled below `root_path` and free of symbolic links and `..` from there on.
+
+    Args:
+        root_path: the one folder that may be scanned, with all that is below it.
+        target: what was asked for; a relative one counts from `root_path`.
+
+    Raises:
+        OutsideRoot: it leads outside, or there is no such folder.
+    """
+    if "\0" in target:
+        raise OutsideRoot("the path holds a NUL")
+    allowed = os.path.realpath(root_path)
+    wanted = os.path.realpath(os.path.join(root_path, target))
+    if wanted != allowed and not wanted.startswith(allowed.rstrip("/") + "/"):
+        raise OutsideRoot(f"{_printable(target)} is not below {root_path}, which is all that this agent scans")
+    if not os.path.isdir(wanted):
+        raise OutsideRoot(f"{_printable(target)} is no folder here")
+    return os.path.normpath(os.path.join(root_path, os.path.relpath(wanted, allowed)))
+
+
 def walk_files(root: str) -> Iterator[FileSeen | Trouble]:
     """Find every regular file below `root`, folder by folder, in no particular order.
 
