@@ -101,11 +101,7 @@ class Desk:
 
     def hand_over(self, batch_id: str, messages: list[Ready], now: float) -> None:
         """Note that a batch goes to the agent."""
-        held = [
-            Held(one.delivery.reply, one.delivery.sequence, one.delivery.delivered, len(one.data), one.until)
-            for one in messages
-        ]
-        self.table.hand_over(Batch(batch_id, held, now))
+        self.table.hand_over(Batch(batch_id, [one.held for one in messages], now))
 
     def settle(self, words: Settle, now: float) -> BadFrame | None:
         """Do what a settle frame says.
@@ -189,7 +185,7 @@ class Desk:
             indexes = self.table.give_up(batch)
             if indexes:
                 self._book.lost += len(indexes)
-                self._log.say_nowait([(batch.held[index].reply, Verdict.NAK.value) for index in indexes])
+                self._give_back([batch.held[index] for index in indexes])
                 self._tell(encode_lost(batch.id, spans_of(indexes), reason))
                 self.on_settled(batch)
         self._owed = []
@@ -197,15 +193,17 @@ class Desk:
     def close(self) -> None:
         """Give back at once whatever is held; verdicts on their way stay on it."""
         self._is_open = False
-        held = list(self.table.held())
-        if held:
-            self._log.say_nowait([(one.reply, Verdict.NAK.value) for one in held])
+        self._give_back(list(self.table.held()))
 
     # ------------------------------------------------------------------ inside
 
     def _say(self, words: list[tuple[str, bytes]]) -> None:
         if words and not self._log.say_nowait(words):
             self._owed = (self._owed + words)[:OWED_MOST]  # said once the log is back
+
+    def _give_back(self, held: list[Held]) -> None:
+        now = trio.current_time()
+        self._log.say_nowait([(one.reply, Verdict.NAK.value) for one in held if one.is_certain(now)])
 
     def _extend(self, held: list[Held], now: float) -> None:
         """Ask for more time; the answer to the last means that the log, which takes them in order, heard them all."""
@@ -272,7 +270,7 @@ class Desk:
         if not indexes:
             return
         self._book.lost += len(indexes)
-        self._say([(batch.held[index].reply, Verdict.NAK.value) for index in indexes])
+        self._give_back([batch.held[index] for index in indexes])
         self._tell(encode_lost(batch.id, spans_of(indexes), reason))
         self.on_settled(batch)
 

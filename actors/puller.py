@@ -24,7 +24,7 @@ from engine.credit import Amount, Credit, Reserve, next_pull, portion
 from engine.errors import Unavailable
 from engine.event_filter import EventFilter
 from engine.jetstream import JetStream
-from engine.leases import LeaseTerms
+from engine.leases import Held, LeaseTerms
 from engine.log import Delivery, PullRequest, PullStatus, Verdict, read_delivery
 from engine.nats import Subscription
 from engine.nats_wire import Message, WireError
@@ -171,7 +171,8 @@ class Puller:
         server = self._log.connection.info.fields.get("server_id")
         if self._log.connection.is_up and server != self._server:
             self._server = server
-            self._give_back()
+            self._arrived.clear()  # in doubt: it comes again from the log, to whoever is given it
+            self.waiting_bytes = 0
         self.pump()
         self.wake()
 
@@ -207,7 +208,9 @@ class Puller:
 
     def _give_back(self) -> None:
         if self._arrived:
-            self._log.say_nowait([(one.delivery.reply, Verdict.NAK.value) for one in self._arrived])
+            now = trio.current_time()
+            certain = [one.held.reply for one in self._arrived if one.held.is_certain(now)]
+            self._log.say_nowait([(reply, Verdict.NAK.value) for reply in certain])
             self._arrived.clear()
             self.waiting_bytes = 0
 
@@ -244,7 +247,8 @@ class Puller:
 
     def _keep(self, delivery: Delivery, until: float) -> None:
         self.too_large_for = 0
-        if self._book.was_confirmed(self._consumer, delivery, trio.current_time()):
+        held = Held(delivery.reply, delivery.sequence, delivery.delivered, 0, until)
+        if self._book.was_confirmed(self._consumer, delivery, trio.current_time(), held):
             self._log.say_nowait([(delivery.reply, Verdict.ACK.value)])
             return
         if self._max_deliver is not None and self._bury is not None and delivery.delivered > self._max_deliver:
@@ -262,7 +266,8 @@ class Puller:
             self._log.say_nowait([(delivery.reply, Verdict.ACK.value)])
             self._book.verdicts["filtered"] += 1
             return
-        self._arrived.append(Ready(delivery._replace(payload=b""), data, until))
+        held.size_bytes = len(data)
+        self._arrived.append(Ready(delivery._replace(payload=b""), data, held))
         self.waiting_bytes += len(data)
         self.wake()
 

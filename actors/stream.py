@@ -157,7 +157,7 @@ class Consumer:
             return  # somebody else published to our inbox: it is not the log's, nothing is owed for it
         if isinstance(item, Delivery):
             self._left -= 1
-            if self._book.was_confirmed(self.durable, item, trio.current_time()):
+            if self._book.was_confirmed(self.durable, item, trio.current_time(), None):
                 self._log.settle_nowait([item], Verdict.ACK)
             else:
                 self._arrived.append(item)

@@ -70,9 +70,8 @@ class JetStream:
 
     def say_nowait(self, words: Iterable[tuple[str, bytes]]) -> bool:
         """Send words to the reply subjects of deliveries, in one write; False when there is no connection."""
-        return self.connection.send_nowait(
-            b"".join([b"PUB %s %d\r\n%s\r\n" % (reply.encode(), len(body), body) for reply, body in words])
-        )
+        data = b"".join([b"PUB %s %d\r\n%s\r\n" % (reply.encode(), len(body), body) for reply, body in words])
+        return not data or self.connection.send_nowait(data)
 
     def ask_nowait(self, reply: str, body: bytes, on_answer: Callable[[bool], None]) -> None:
         """Send words to a delivery's reply subject and have the log say that it heard them (a double ack).

@@ -8,7 +8,10 @@ Rules of the file:
 - `until` is a lower bound: before it, the log has certainly not given the delivery to another. It is counted from when
   the pull was *sent*, because a delivery may lie anywhere for a while before it is seen; and moved by an extension only
   when the log answered that extension before `until`, and then from when the extension was *sent*.
-- In doubt the lease is over. A server that was started again may have forgotten its leases: all of them are in doubt.
+- In doubt the lease is over. A server that was started again may have forgotten its leases: all of them are in doubt;
+  and a delivery that comes again puts the one before it in doubt (`engine/settle_book.py`).
+- Nothing in doubt is given back (`-NAK`): the log knows a message by its sequence, so it would take it from whoever
+  holds it now.
 
 What must change with it: `engine/settle.py` confirms by `until`; T7, and the table in the README.
 """
@@ -38,7 +41,7 @@ class Held:
         until: see the head of the file.
     """
 
-    __slots__ = ("delivered", "reply", "sequence", "size_bytes", "until")
+    __slots__ = ("__weakref__", "delivered", "reply", "sequence", "size_bytes", "until")
 
     def __init__(self, reply: str, sequence: int, delivered: int, size_bytes: int, until: float) -> None:
         self.reply = reply

@@ -164,13 +164,13 @@ class Outstanding:
             return None
         confirmation = Confirmation(batch) if words.confirm else None
 
-        def take(span: Span) -> list[int]:
-            return [one for one in batch.open_indexes(span) if self._take(batch, one, confirmation, now)]
+        def take(span: Span, *, is_nak: bool = False) -> list[int]:
+            return [one for one in batch.open_indexes(span) if self._take(batch, one, confirmation, now, is_nak=is_nak)]
 
         return Decision(
             batch,
             [index for span in words.ack for index in take(span)],
-            [(index, delay_ms) for span, delay_ms in words.nak for index in take(span)],
+            [(index, delay_ms) for span, delay_ms in words.nak for index in take(span, is_nak=True)],
             [(index, reason) for span, reason in words.term for index in take(span)],
             [index for span in words.progress for index in batch.open_indexes(span)],
             confirmation,
@@ -207,11 +207,12 @@ class Outstanding:
         for batch in self.batches.values():
             yield from batch.held
 
-    def _take(self, batch: Batch, index: int, confirmation: Confirmation | None, now: float) -> bool:
+    def _take(self, batch: Batch, index: int, confirmation: Confirmation | None, now: float, *, is_nak: bool) -> bool:
+        is_certain = batch.held[index].is_certain(now)
         if confirmation is None:
             self._put_down(batch, index)
-            return True
-        if not batch.held[index].is_certain(now):
+            return is_certain or not is_nak
+        if not is_certain:
             confirmation.late.append(index)
             self._put_down(batch, index)
             return False

@@ -9,7 +9,9 @@ Rules of the file:
 - No clock, no I/O.
 - A message is recognised by its sequence *and* the nanosecond at which it was stored: another log's message of the same
   sequence is another message, and is never passed over.
-- Bounded: by time, by messages a consumer, and by consumers.
+- A delivery of a message that somebody here holds already puts the earlier lease in doubt, whatever brought it. The log
+  sends it before it answers what the earlier holder says later, so no such answer is taken for a confirmation.
+- Bounded: by time, by messages a consumer, and by consumers; leases are known for as long as somebody holds them.
 
 What must change with it: whoever hands out deliveries asks `was_confirmed`: `actors/puller.py`, `actors/stream.py`.
 """
@@ -17,7 +19,9 @@ What must change with it: whoever hands out deliveries asks `was_confirmed`: `ac
 from collections import Counter, OrderedDict
 from math import inf
 from typing import Final
+from weakref import WeakValueDictionary
 
+from engine.leases import Held, put_in_doubt
 from engine.log import Delivery, published_ns
 
 REMEMBERED_S: Final = 10.0
@@ -43,6 +47,7 @@ class SettleBook:
         self._lately: OrderedDict[str, OrderedDict[int, tuple[int, float]]] = OrderedDict()
         self._doubted: dict[str, dict[int, int]] = {}
         self._doubted_until = -inf
+        self._holders: WeakValueDictionary[tuple[str, int], Held] = WeakValueDictionary()
 
     def remember(self, consumer: str, sequence: int, reply: str, now: float) -> None:
         """Note that a message is confirmed."""
@@ -75,8 +80,20 @@ class SettleBook:
         self._lately.pop(consumer, None)
         self._doubted.pop(consumer, None)
 
-    def was_confirmed(self, consumer: str, delivery: Delivery, now: float) -> bool:
-        """Say that a delivery was confirmed and the log forgot it."""
+    def was_confirmed(self, consumer: str, delivery: Delivery, now: float, held: Held | None) -> bool:
+        """Take note of a delivery, and say whether it was confirmed and the log forgot it.
+
+        Args:
+            consumer: whose.
+            delivery: what came.
+            now: when.
+            held: its lease, None on the old wire, where nothing is confirmed.
+        """
+        before = self._holders.get((consumer, delivery.sequence))
+        if before is not None:
+            put_in_doubt([before])
+        if held is not None:
+            self._holders[consumer, delivery.sequence] = held
         if not self._doubted:
             return False
         if now > self._doubted_until:

@@ -17,7 +17,7 @@ import orjson
 from engine.credit import BATCHES_LIMIT, CREDIT_LIMIT, Amount, Credit, Mode
 from engine.errors import Refused
 from engine.event_filter import EventFilter
-from engine.leases import LeaseTerms
+from engine.leases import Held, LeaseTerms
 from engine.log import Delivery, published_ns
 from engine.positions import Position, parse_position
 from engine.settle_words import BadFrame, Settle, Span, read_settle
@@ -58,12 +58,12 @@ class Ready(NamedTuple):
     Args:
         delivery: what came.
         data: its JSON, thinned by the filter.
-        until: see `engine/leases.py`.
+        held: its lease.
     """
 
     delivery: Delivery
     data: bytes
-    until: float
+    held: Held
 
 
 class Grant(NamedTuple):
