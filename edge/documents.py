@@ -334,4 +334,4 @@ def _info(title: str, text: str) -> dict[str, Any]:
 
 
 def _identifier(*parts: str) -> str:
-    return re.sub(r"\W+", "_", "_".join(filter(None, parts))).strip("_")
+    return re.sub(r"[\W_]+", "_", "_".join(filter(None, parts))).strip("_")

@@ -44,6 +44,8 @@ function showChannel(document_, channel, list) {
 
 fetch("asyncapi.json").then((answer) => answer.json()).then((document_) => {
   const list = document.getElementById("channel-list");
-  for (const channel of Object.values(document_.channels)) showChannel(document_, channel, list);
+  for (const channel of Object.values(document_.channels)) {
+    if (!channel.address.startsWith("/api/")) showChannel(document_, channel, list);
+  }
   document.getElementById("channels").hidden = false;
 });
