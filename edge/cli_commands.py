@@ -1,4 +1,4 @@
-"""The commands of headgate and their options: `serve`, `scan`, `tail`, `demo`, `doctor`, `config show`.
+"""The commands of headgate and their options: `serve`, `scan`, `tail`, `query`, `demo`, `doctor`, `config show`.
 
 Rules of the file:
 - A command turns options into one call and the result into output; what it does is elsewhere.
@@ -212,6 +212,62 @@ async def tail(
             on_trouble=on_trouble,
         )
         nursery.cancel_scope.cancel()
+    return ExitCode.OK
+
+
+@app.command(
+    help_epilogue=examples(
+        'headgate query "select directory, total_bytes from directories order by 2 desc limit 10"',
+        'headgate query "select path from files where ext = :ext" --param ext=exr --csv > files.csv',
+        "headgate query",
+    )
+)
+def query(
+    sql: str | None = None,
+    /,
+    *,
+    param: Annotated[list[str] | None, Parameter(negative="")] = None,
+    gateway: GatewayOption = DEFAULT_GATEWAY,
+    token: TokenOption = None,
+    json: JsonOption = False,
+    csv: Annotated[bool, Parameter(negative="")] = False,
+    ndjson: Annotated[bool, Parameter(negative="")] = False,
+    give_up: Annotated[float, Parameter(validator=validators.Number(gte=0))] = 10.0,
+) -> int:
+    """Ask the catalog in SQL (PostgreSQL's): files, contents, duplicates, directories, scans, deleted.
+
+    Without a query: a prompt with line editing and history, or the query that is piped in. At most 10,000 rows are
+    shown as a table or as --json; --csv and --ndjson print as many as there are, while they come.
+
+    Args:
+        sql: The query, one SELECT.
+        param: A value for `:name` in the query, as name=value; JSON where it is that, else text. May be repeated.
+        csv: Print CSV, with a line of names.
+        ndjson: Print one JSON object a line.
+        give_up: Seconds to go on trying while too many queries run, or the catalog is away.
+    """
+    import sys
+
+    import trio
+
+    from edge.cli_query import read_parameters, read_stdin, run_prompt, run_query
+    from edge.client import Client
+    from engine.errors import Refused
+
+    wanted = [name for name, is_wanted in (("json", json), ("csv", csv), ("ndjson", ndjson)) if is_wanted]
+    if len(wanted) > 1:
+        raise Refused("request.bad-parameter", f"--{wanted[0]} and --{wanted[1]}: expected one of them")
+    output = wanted[0] if wanted else "table"
+    params = read_parameters(param or [])
+    if sql is None and sys.stdin.isatty():
+        return run_prompt(gateway, token, params, output, give_up)
+    text = read_stdin() if sql is None else sql
+
+    async def ask() -> None:
+        async with Client(gateway, token, give_up_s=give_up) as client:
+            await run_query(client, text, params, output)
+
+    trio.run(ask)
     return ExitCode.OK
 
 

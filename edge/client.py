@@ -32,6 +32,7 @@ import trio
 from edge.client_batch import Settled, StreamBatch
 from edge.client_deliveries import OnNotice, Stream, Subscription, open_stream
 from edge.client_frames import Attached, Complaint, Credit, EpochChanged, Gap, LeasesLost, Notice, Status, Trouble
+from edge.client_query import QueryColumn, QueryingClient, QueryResult
 from edge.client_reconnect import Destination, OnTrouble
 from edge.client_retry import (
     Backoff,
@@ -81,6 +82,8 @@ __all__ = [
     "Probe",
     "ProbeAnswer",
     "Published",
+    "QueryColumn",
+    "QueryResult",
     "Readiness",
     "Settled",
     "Status",
@@ -103,7 +106,7 @@ KEEPALIVE_S: Final = 4.0
 T = TypeVar("T")
 
 
-class Client:
+class Client(QueryingClient):
     """One gateway, over a pool of kept-alive connections. Use it as an async context manager, under Trio.
 
     Args:

@@ -77,6 +77,8 @@ class _Problem(msgspec.Struct):
     code: str = ""
     title: str = ""
     detail: str = ""
+    line: int | None = None
+    column: int | None = None
 
 
 def explain_answer(status: int, headers: Mapping[str, str], body: bytes) -> GatewayError:
@@ -88,6 +90,8 @@ def explain_answer(status: int, headers: Mapping[str, str], body: bytes) -> Gate
     """
     problem = _read_problem(body)
     text = problem.detail or problem.title or body[:200].decode(errors="replace").strip() or "no explanation"
+    if problem.line is not None and "at line" not in text:
+        text += f", at line {problem.line} column {problem.column}"
     message = f"the gateway answered {status}: {text}"
     retry_after_s = _read_retry_after(headers.get("retry-after"))
     kind = KINDS.get(problem.code)

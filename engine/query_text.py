@@ -203,6 +203,14 @@ def read_query(sql: str, given: Collection[str] = ()) -> QueryText:
     return QueryText(sql, tuple(kept), names)
 
 
+def is_ended(sql: str) -> bool:
+    """Say whether a text that is being typed has its semicolon: outside of strings and comments, that is."""
+    try:
+        return any(piece.text == " " for piece in _find_pieces(sql))
+    except Refused as problem:
+        return "has no end" not in problem.detail and sql.rstrip().endswith(";")
+
+
 def place_members(sql: str, position: int) -> dict[str, object]:
     """Say where a position, 1 for the first character, stands in a text: position, line and column."""
     before = sql[: position - 1]
