@@ -240,14 +240,19 @@ async def _listen(node: Node, guard: Guard, keeper: LogKeeper, task_status: trio
 async def _announce(
     node: Node, keeper: LogKeeper, listener: trio.SocketListener, task_status: trio.TaskStatus[str]
 ) -> None:
-    """Say, once, where the gateway is: when the log is there, or when it has been waited for long enough."""
+    """Say, once, where the gateway is: when the engines are there, or when they have been waited for long enough."""
     with trio.move_on_after(READY_WITHIN_S if not node.settings.nats_url else READY_WITHIN_S / 10):
         await keeper.is_prepared.wait()
+    if node.postgres is not None:
+        with trio.move_on_after(READY_WITHIN_S if node.settings.has_own_database else READY_WITHIN_S / 10):
+            await node.postgres.migrated.wait()
     host, port = listener.socket.getsockname()[:2]
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     node.root.state = State.RUNNING
     if not keeper.is_prepared.is_set():
         log.warning("the log is not reachable yet; events are refused until it is", error=node.health.log_error)
+    if node.postgres is not None and not node.postgres.migrated.is_set():
+        log.warning("the catalog is not there yet; /readyz waits for it", error=node.postgres.error)
     sys.stdout.write(
         f"headgate ready {address} durability={node.health.durability} data={node.settings.data} pid={os.getpid()}\n"
     )
