@@ -27,7 +27,7 @@ from engine.nats_wire import Message, WireError
 
 log = structlog.get_logger("catalog")
 
-ACK_WAIT_S: Final = 10.0
+ACK_WAIT_S: Final = 5.0
 """What a killed gateway held comes again after this."""
 PULL_MESSAGES: Final = 500
 PULL_BYTES: Final = 4 * 1024 * 1024
@@ -114,7 +114,7 @@ class Catalog:
     async def run(self, _: Actor, ready: Callable[[], None]) -> None:
         """Follow the log, for ever.
 
-        Cancellation: the transaction in hand is rolled back; its messages come again.
+        Cancellation: the transaction in hand is rolled back; its messages are given back at once.
         """
         ready()
         await self._migrated.wait()
@@ -151,7 +151,9 @@ class Catalog:
                             await give.send(batch)
                 nursery.cancel_scope.cancel()
         finally:
-            inbox.close()
+            inbox.close()  # first, or the log would deliver again to this very inbox
+            if held := [*self._held, *self._arrived]:
+                self._log.settle_nowait(held, Verdict.NAK)
             self._arrived.clear()
             self._held.clear()
 

@@ -72,14 +72,17 @@ async def open_real_postgres(folder: Path, *, is_migrated: bool = True) -> Async
             run: Callable[..., Any] = partial(run_embedded_postgres, embedded)
             children.start_soon(partial(supervise, root, "server", run))
             databases = Databases(bridge, embedded.address, is_embedded=True)
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(partial(supervise, root, "keeper", databases.run))
-                if is_migrated:
-                    with trio.fail_after(READY_WITHIN_S):
-                        await databases.migrated.wait()
-                yield RealPostgres(folder, databases, root)
-                nursery.cancel_scope.cancel()
-            await databases.aclose()
+            try:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(partial(supervise, root, "keeper", databases.run))
+                    if is_migrated:
+                        with trio.fail_after(READY_WITHIN_S):
+                            await databases.migrated.wait()
+                    yield RealPostgres(folder, databases, root)
+                    nursery.cancel_scope.cancel()
+            finally:
+                with trio.CancelScope(shield=True):  # closing a pool has a deadline
+                    await databases.aclose()
             children.cancel_scope.cancel()
     finally:
         embedded.close()
