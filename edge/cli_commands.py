@@ -12,6 +12,8 @@ from typing import Annotated
 
 from cyclopts import App, Parameter, validators
 
+from edge.cli_agent import EXAMPLES as AGENT_EXAMPLES
+from edge.cli_agent import agent
 from edge.cli_agents import AgentIdOption, ApiKeyOption, ConcurrencyOption, agents, scans
 from edge.cli_keys import keys
 from edge.cli_options import (
@@ -51,6 +53,7 @@ app = App(
 )
 config = App(name="config", help="Show the settings.")
 app.command(config)
+app.command(agent, help_epilogue=AGENT_EXAMPLES)
 app.command(keys)
 app.command(agents)
 app.command(scans)

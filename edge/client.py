@@ -282,6 +282,7 @@ class Client(QueryingClient):
         auto: bool = True,
         from_: str | None = None,
         filter: str | Sequence[str] = (),  # noqa: A002  # the wire's word
+        batch: int | None = None,
         exclusive: bool = False,
         max_lease_s: float | None = None,
         on_notice: OnNotice | None = None,
@@ -295,6 +296,7 @@ class Client(QueryingClient):
             auto: whether credit looks after itself. False: nothing comes but what `stream.grant` allows.
             from_: where a new consumer begins: `all`, `new`, `last`, `seq:N`, `time:ISO`.
             filter: event types, a trailing `*` allowed.
+            batch: the most messages in one batch.
             exclusive: whether nobody else may hold the durable.
             max_lease_s: the longest time a message may be held.
             on_notice: told of gaps, lost leases, another epoch of the log, complaints and lost connections.
@@ -303,7 +305,7 @@ class Client(QueryingClient):
             GatewayRefused: out of the `async with`, when the gateway will not have this agent, now or later.
         """
         types = [filter] if isinstance(filter, str) else list(filter)
-        subscription = Subscription(subject, durable, from_, types, exclusive, max_lease_s)
+        subscription = Subscription(subject, durable, from_, types, batch, exclusive, max_lease_s)
         first = credit if auto else credit or Credit(0, 0)
         return open_stream(self.destination(), subscription, first, grants_back=auto, on_notice=on_notice)
 

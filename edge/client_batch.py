@@ -30,7 +30,8 @@ class Settled:
             again.
         confirmed: the log has the verdict, and the lease still ran. Only of answers that asked for it.
         late: the lease had run out: the message goes, or went, to somebody else.
-        unknown: the connection ended, or the log fell silent, before an answer: the verdict may count or not.
+        unknown: the connection ended, or the log fell silent, before an answer: the verdict may count or not. While the
+            connection lives, what the log could not be told is unanswered again.
     """
 
     said: bool
@@ -42,6 +43,30 @@ class Settled:
     def is_well(self) -> bool:
         """Whether nothing speaks against it: it was said, and nothing of it came too late or is unknown."""
         return self.said and not self.late and not self.unknown
+
+
+@dataclass(slots=True)
+class Tally:
+    """What was said of a batch's messages, counted; what turned out late, unknown or unsaid counts as that alone."""
+
+    acked: int = 0
+    naked: int = 0
+    terminated: int = 0
+    late: int = 0
+    unknown: int = 0
+    unsaid: int = 0
+
+    def count(self, verdicts: Verdicts, settled: Settled) -> None:
+        """Count one answer."""
+        if not settled.said:
+            self.unsaid += len(verdicts.indexes)
+            return
+        doubtful = {*settled.late, *settled.unknown}
+        self.acked += len(verdicts.ack - doubtful)
+        self.naked += len(verdicts.nak.keys() - doubtful)
+        self.terminated += len(verdicts.term.keys() - doubtful)
+        self.late += len(settled.late)
+        self.unknown += len(settled.unknown)
 
 
 class Answering(Protocol):
@@ -75,6 +100,7 @@ class StreamBatch:
         gaps: what the log had removed before these messages, and since the batch before.
         received_at: `trio.current_time()` when all of it was here.
         bytes: of its messages' JSON.
+        tally: what was said of them so far.
     """
 
     def __init__(self, id_: str, messages: tuple[Message, ...], gaps: tuple[Gap, ...], session: Answering) -> None:
@@ -83,6 +109,7 @@ class StreamBatch:
         self.gaps = gaps
         self.received_at = trio.current_time()
         self.bytes = sum(len(bytes(message.data)) for message in messages)
+        self.tally = Tally()
         self._open = set(range(len(messages)))
         self._lost: set[int] = set()
         self._session = session
@@ -121,8 +148,11 @@ class StreamBatch:
         """Say that whatever was not answered yet is done."""
         return await self.settle(ack=self.unanswered, confirm=confirm)
 
-    async def nak(self, delay_s: float = 0.0, *, confirm: bool = False) -> Settled:
-        """Give back whatever was not answered yet; it comes again, to whoever is attached, after `delay_s`."""
+    async def nak(self, delay_s: float | None = None, *, confirm: bool = False) -> Settled:
+        """Give back whatever was not answered yet; it comes again, to whoever is attached, after `delay_s`.
+
+        None leaves the delay to the gateway: at once at first, later and later for what was delivered often.
+        """
         return await self.settle(nak=self.unanswered, delay_s=delay_s, confirm=confirm)
 
     async def term(self, reason: str, *, confirm: bool = False) -> Settled:
@@ -133,9 +163,9 @@ class StreamBatch:
         self,
         *,
         ack: Items = (),
-        nak: Items | Mapping[int, float] = (),
+        nak: Items | Mapping[int, float | None] = (),
         term: Items | Mapping[int, str] = (),
-        delay_s: float = 0.0,
+        delay_s: float | None = None,
         reason: str = "the agent gave no reason",
         confirm: bool = False,
     ) -> Settled:
@@ -145,7 +175,7 @@ class StreamBatch:
             ack: done.
             nak: to come again; a mapping gives each index its own seconds of delay.
             term: never to come again; a mapping gives each index its own reason.
-            delay_s: for the naks that have none of their own.
+            delay_s: for the naks that have none of their own; None leaves it to the gateway.
             reason: for the terms that have none of their own.
             confirm: wait until the log has said what became of it.
 
@@ -154,7 +184,9 @@ class StreamBatch:
 
         Cancellation: the answer may have been said or not; the batch counts it as said.
         """
-        naks = nak if isinstance(nak, Mapping) else dict.fromkeys(map(_index_of, nak), delay_s)
+        naks: Mapping[int, float | None] = (
+            nak if isinstance(nak, Mapping) else dict.fromkeys(map(_index_of, nak), delay_s)
+        )
         terms = term if isinstance(term, Mapping) else dict.fromkeys(map(_index_of, term), reason)
         return await self.say(Verdicts(frozenset(map(_index_of, ack)), naks, terms), confirm=confirm)
 
@@ -173,10 +205,13 @@ class StreamBatch:
             verdicts = _without(verdicts, self._lost)
             self._lost -= indexes
         if not verdicts.indexes:
+            self.tally.late += len(late)
             return Settled(not self.is_over, late=late)
         self._open -= verdicts.indexes
-        settled = await self._session.settle(self, verdicts, is_confirmed=confirm)
-        return Settled(settled.said, settled.confirmed, tuple(sorted({*settled.late, *late})), settled.unknown)
+        answer = await self._session.settle(self, verdicts, is_confirmed=confirm)
+        settled = Settled(answer.said, answer.confirmed, tuple(sorted({*answer.late, *late})), answer.unknown)
+        self.tally.count(verdicts, settled)
+        return settled
 
     async def progress(self, messages: Items | None = None) -> bool:
         """Ask for a fresh lease of these messages, or of all that are unanswered.
@@ -188,6 +223,10 @@ class StreamBatch:
         """
         indexes = self._open if messages is None else self._open.intersection(map(_index_of, messages))
         return await self._session.extend(self, indexes) if indexes else not self.is_over
+
+    def hold_again(self, indexes: Iterable[int]) -> None:
+        """Take verdicts back that the log could not be told: these messages can be answered again."""
+        self._open.update(indexes)
 
     def note_lost(self, indexes: Iterable[int]) -> tuple[int, ...]:
         """Take leases away, as the gateway said; gives those that were still open."""

@@ -57,6 +57,7 @@ class Subscription:
         durable: the name under which the gateway remembers; None for a consumer that is gone with the connection.
         from_: where a new consumer begins: `all`, `new`, `last`, `seq:N` or `time:ISO`; None is the gateway's choice.
         filter: event types, a trailing `*` allowed; none means all.
+        batch: the most messages in one batch; None is the gateway's choice.
         exclusive: whether nobody else may hold the durable.
         max_lease_s: the longest time a message may be held; None is the gateway's choice.
     """
@@ -65,6 +66,7 @@ class Subscription:
     durable: str | None = None
     from_: str | None = None
     filter: Sequence[str] = ()
+    batch: int | None = None
     exclusive: bool = False
     max_lease_s: float | None = None
 
@@ -75,6 +77,7 @@ class Subscription:
             "durable": self.durable,
             "from": self.from_,
             "filter": ",".join(self.filter) or None,
+            "batch": self.batch,
             "exclusive": 1 if self.exclusive else None,
             "max_lease_s": None if self.max_lease_s is None else f"{self.max_lease_s:g}",
         }

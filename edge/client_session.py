@@ -52,6 +52,7 @@ class _Confirmation:
     waiting: set[int]
     confirmed: set[int] = field(default_factory=set)
     late: set[int] = field(default_factory=set)
+    failed: set[int] = field(default_factory=set)
     done: trio.Event = field(default_factory=trio.Event)
 
 
@@ -163,11 +164,14 @@ class Session:
             if not await self._send(verdicts.frame(batch.id, is_confirmed=is_confirmed)):
                 return Settled(said=False)
             self._returned_seqs.update(batch.messages[index].seq for index in verdicts.nak)
-            await self._give_back(batch, verdicts.indexes)
-            if not is_confirmed:
-                return Settled(said=True)
-            with trio.move_on_after(CONFIRM_TIMEOUT_S):
-                await confirmation.done.wait()
+            try:
+                if not is_confirmed:
+                    return Settled(said=True)
+                with trio.move_on_after(CONFIRM_TIMEOUT_S):
+                    await confirmation.done.wait()
+            finally:
+                batch.hold_again(confirmation.failed)
+                await self._give_back(batch, verdicts.indexes - confirmation.failed)
         finally:
             if is_confirmed:
                 waiting.remove(confirmation)
@@ -250,6 +254,7 @@ class Session:
             confirmed, late, failed = (_read(ranges) for ranges in (frame.confirmed, frame.late, frame.failed))
             confirmation.confirmed |= confirmation.waiting & confirmed
             confirmation.late |= confirmation.waiting & late
+            confirmation.failed |= confirmation.waiting & failed
             confirmation.waiting -= confirmed | late | failed
             if not confirmation.waiting:
                 confirmation.done.set()

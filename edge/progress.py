@@ -55,6 +55,34 @@ async def shown_progress(
             nursery.cancel_scope.cancel()
 
 
+@asynccontextmanager
+async def shown_line(say: Callable[[], str], *, is_wanted: bool = True) -> AsyncIterator[None]:
+    """Show a line that is asked for again and again, for the length of the block, where stderr is a terminal."""
+    if not is_wanted or not sys.stderr.isatty():
+        yield
+        return
+    progress = Progress(
+        SpinnerColumn(),
+        TextColumn("{task.fields[said]}"),
+        console=Console(stderr=True),
+        auto_refresh=False,
+        transient=True,
+    )
+    with progress:
+        line = progress.add_task("", total=None, said="")
+        async with open_plain_nursery() as nursery:
+
+            async def refresh() -> None:
+                while True:
+                    progress.update(line, said=say())
+                    progress.refresh()
+                    await trio.sleep(REFRESH_S)
+
+            nursery.start_soon(refresh)
+            yield
+            nursery.cancel_scope.cancel()
+
+
 async def _refresh(
     progress: Progress, line: TaskID, report: ScanReport, statistics: Callable[[], ClientStatistics]
 ) -> None:

@@ -16,7 +16,7 @@ import select
 import signal
 import subprocess
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Final, NamedTuple
@@ -106,22 +106,13 @@ def start_child(
         OSError: the program cannot be started.
         RuntimeError: called outside the main thread.
     """
-    if threading.current_thread() is not threading.main_thread():
-        raise RuntimeError("a child must be started from the main thread, or it dies with the thread that started it")
-    parent = os.getpid()
-
-    def die_with_parent() -> None:
-        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != parent:
-            os._exit(1)  # the gateway ended between fork and prctl
-
     process = subprocess.Popen(
         list(argv),
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=subprocess.STDOUT,
         start_new_session=True,
-        preexec_fn=die_with_parent,  # noqa: PLW1509  # the one call it makes is async-signal-safe and loaded before
+        preexec_fn=death_with_parent(),  # noqa: PLW1509  # the one call it makes is async-signal-safe and loaded before
         user=run_as.uid if run_as is not None else None,
         group=run_as.gid if run_as is not None else None,
         extra_groups=[] if run_as is not None else None,
@@ -140,6 +131,24 @@ def start_child(
         child.close()  # nobody could find it later
         raise
     return child
+
+
+def death_with_parent() -> Callable[[], None]:
+    """Give what a child does between fork and exec, so that the kernel kills it when this process ends.
+
+    Raises:
+        RuntimeError: called outside the main thread.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        raise RuntimeError("a child must be started from the main thread, or it dies with the thread that started it")
+    parent = os.getpid()
+
+    def die_with_parent() -> None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:
+            os._exit(1)  # the parent ended between fork and prctl
+
+    return die_with_parent
 
 
 def stop_stale(record: Path) -> bool:

@@ -23,12 +23,12 @@ class Verdicts:
 
     Args:
         ack: done.
-        nak: come again, after so many seconds.
+        nak: come again, after so many seconds; None leaves the delay to the gateway.
         term: never again, for this reason.
     """
 
     ack: frozenset[int] = frozenset()
-    nak: Mapping[int, float] = field(default_factory=dict)
+    nak: Mapping[int, float | None] = field(default_factory=dict)
     term: Mapping[int, str] = field(default_factory=dict)
 
     @property
@@ -45,7 +45,7 @@ class Verdicts:
             frame["ack"] = pack_ranges(self.ack)
         if delays:
             frame["nak"] = [
-                {"i": part, "delay_ms": round(delay_s * 1000)}
+                {"i": part} if delay_s is None else {"i": part, "delay_ms": round(delay_s * 1000)}
                 for delay_s, indexes in delays.items()
                 for part in pack_ranges(indexes)
             ]
@@ -89,14 +89,13 @@ def unpack_ranges(ranges: object, count: int) -> list[int]:
     return found
 
 
-def read_verdicts(statement: Mapping[str, Any], count: int, delay_s: float) -> Verdicts:
+def read_verdicts(statement: Mapping[str, Any], delays_s: Mapping[int, float]) -> Verdicts:
     """Read what a command or a callable says, as `{"ack": [0, [2, 5]], "nak": [1], "delay_s": 5}`.
 
     Args:
         statement: `ack`, `nak` and `term` take an index or a list of indexes and `[first, last]` ranges; `delay_s`
             and `reason` are of its naks and terms.
-        count: messages in the batch.
-        delay_s: of a nak, when the statement has no `delay_s`.
+        delays_s: for each message of the batch, when it should come again where the statement has no `delay_s`.
 
     Raises:
         ValueError: it says something unknown, twice, or of a message that is not there.
@@ -104,10 +103,10 @@ def read_verdicts(statement: Mapping[str, Any], count: int, delay_s: float) -> V
     unknown = statement.keys() - {"ack", "nak", "term", "delay_s", "reason"}
     if unknown:
         raise ValueError(f"{min(map(str, unknown))!r} is unknown; expected ack, nak, term, delay_s, reason")
-    said = {word: unpack_ranges(statement[word], count) for word in ("ack", "nak", "term") if word in statement}
+    said = {word: unpack_ranges(statement[word], len(delays_s)) for word in ("ack", "nak", "term") if word in statement}
     if len({index for indexes in said.values() for index in indexes}) != sum(map(len, said.values())):
         raise ValueError("a message is given two verdicts")
-    delay = statement.get("delay_s", delay_s)
+    delay = statement.get("delay_s", 0)
     if isinstance(delay, bool) or not isinstance(delay, int | float) or not 0 <= delay <= MOST_DELAY_S:
         raise ValueError(f"delay_s is {delay!r}; expected seconds between 0 and {MOST_DELAY_S:g}")
     reason = statement.get("reason", "the agent gave no reason")
@@ -115,7 +114,7 @@ def read_verdicts(statement: Mapping[str, Any], count: int, delay_s: float) -> V
         raise ValueError(f"reason is {reason!r}; expected a text")
     return Verdicts(
         frozenset(said.get("ack", ())),
-        dict.fromkeys(said.get("nak", ()), float(delay)),
+        {index: float(delay) if "delay_s" in statement else delays_s[index] for index in said.get("nak", ())},
         dict.fromkeys(said.get("term", ()), reason[:MOST_REASON_CHARS]),
     )
 

@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 from engine.verdicts import Verdicts, choose_delay, judge_exit, pack_ranges, read_verdicts, unpack_ranges
 
+NINE = dict.fromkeys(range(5), 9.0)
+
 
 @given(st.sets(st.integers(0, 60)))
 def test_ranges_come_back_as_they_went(indexes: set[int]) -> None:
@@ -33,9 +35,9 @@ def test_a_range_of_billions_is_refused_before_it_is_counted() -> None:
 def test_statements_are_read() -> None:
     """An index, a list, ranges; the delay and the reason are of its naks and terms."""
     said = {"ack": [0, [2, 3]], "nak": 1, "delay_s": 2, "term": [4], "reason": "bad"}
-    assert read_verdicts(said, 5, 9.0) == Verdicts(frozenset({0, 2, 3}), {1: 2.0}, {4: "bad"})
-    assert read_verdicts({"nak": [0]}, 5, 9.0).nak == {0: 9.0}
-    assert read_verdicts({}, 5, 9.0) == Verdicts()
+    assert read_verdicts(said, NINE) == Verdicts(frozenset({0, 2, 3}), {1: 2.0}, {4: "bad"})
+    assert read_verdicts({"nak": [0]}, NINE).nak == {0: 9.0}
+    assert read_verdicts({}, NINE) == Verdicts()
 
 
 @pytest.mark.parametrize(
@@ -54,7 +56,7 @@ def test_statements_are_read() -> None:
 def test_statements_with_a_mistake_are_refused_whole(wrong: dict[str, object]) -> None:
     """Two verdicts, unknown words, messages that are not there, delays that are none."""
     with pytest.raises(ValueError, match=r"."):
-        read_verdicts(wrong, 5, 1.0)
+        read_verdicts(wrong, NINE)
 
 
 def test_frames_group_what_is_alike() -> None:
