@@ -13,9 +13,12 @@ import structlog
 import trio
 
 from actors.identity import Authenticator
+from actors.jwks import JwtKeys
 from actors.tree import Actor, supervise
 from edge.guard import Guard
 from engine.errors import Refused
+from engine.jwks import fetch_jwks
+from engine.jwts import JwtKey, JwtPolicy, key_of_pem
 from engine.keys import DEMO_KEY, KeyRing, digest_of, key_of, keys_of_setting
 from engine.keys_file import KeysFile
 from engine.settings import Settings
@@ -39,9 +42,16 @@ async def open_identity(settings: Settings, root: Actor) -> AsyncIterator[Guard]
     if settings.is_open:
         given |= demo
     secret = settings.token_secret.get_secret_value().encode() or file.token_secret()
-    authenticator = Authenticator(given, demo, file, secret, settings.token_ttl_s, time.time)
+    jwts = _jwt_keys(settings)
+    if jwts is not None:
+        demo = KeyRing()  # there are credentials
+    authenticator = Authenticator(
+        given, demo, file, secret, settings.token_ttl_s, time.time, None if jwts is None else jwts.recognise
+    )
     async with trio.open_nursery() as nursery:
         nursery.start_soon(partial(supervise, root, "identity", authenticator.run, mailbox=authenticator.mailbox))
+        if jwts is not None:
+            nursery.start_soon(partial(supervise, root, "jwks", jwts.run))
         yield Guard(authenticator, is_open=settings.is_open, origins=settings.origins)
         nursery.cancel_scope.cancel()
 
@@ -63,12 +73,28 @@ def check_exposure(settings: Settings, ring: KeyRing) -> None:
             f"{where}, and the demo key is among the keys; take it out of API_GATEWAY_KEY, HEADGATE_API_KEYS and "
             "`headgate keys`",
         )
-    if not len(ring):
+    if not len(ring) and not settings.takes_jwts:
         raise Refused(
             "request.bad-parameter",
             f"{where}, and there are no credentials: make a key with `headgate keys create`, or set HEADGATE_API_KEYS "
-            "or API_GATEWAY_KEY; or listen on 127.0.0.1",
+            "or API_GATEWAY_KEY, or take JSON Web Tokens by JWKS_URL; or listen on 127.0.0.1",
         )
+
+
+def _jwt_keys(settings: Settings) -> JwtKeys | None:
+    if not settings.takes_jwts:
+        return None
+    needed = {"JWT_ISSUER": settings.jwt_issuer, "JWT_AUDIENCE": settings.jwt_audience}
+    missing = [name for name, value in needed.items() if not value]
+    if missing:
+        raise Refused("request.bad-parameter", f"{' and '.join(missing)}: expected, because JSON Web Tokens are taken")
+    given: list[JwtKey] = []
+    if secret := settings.jwt_secret.get_secret_value():
+        given.append(JwtKey("", "HS256", secret.encode()))
+    if settings.jwt_public_key:
+        given.append(key_of_pem(settings.jwt_public_key))
+    policy = JwtPolicy(settings.jwt_issuer, settings.jwt_audience, settings.jwt_leeway_s)
+    return JwtKeys(policy, given, partial(fetch_jwks, settings.jwks_url) if settings.jwks_url else None)
 
 
 def _given_keys(settings: Settings) -> KeyRing:

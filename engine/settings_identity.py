@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from engine.jwts import LEAST_SECRET_CHARS, key_of_pem
 from engine.keys import check_secret, keys_of_setting
 
 LEAST_TOKEN_SECRET_CHARS: Final = 32
@@ -41,6 +42,26 @@ def _origins(value: str) -> str:
     return value
 
 
+def _jwt_secret(value: SecretStr) -> SecretStr:
+    if 0 < len(value.get_secret_value()) < LEAST_SECRET_CHARS:
+        raise ValueError(f"expected at least {LEAST_SECRET_CHARS} characters")
+    return value
+
+
+def _public_key(value: str) -> str:
+    if value:
+        key_of_pem(value)  # which says what was expected
+    return value
+
+
+def _jwks_url(value: str) -> str:
+    parts = urlsplit(value)
+    is_safe = parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.hostname or ""))
+    if value and (not is_safe or not parts.hostname):
+        raise ValueError("expected https://…, or http:// on a loopback address")
+    return value
+
+
 class IdentitySettings(BaseSettings):
     """Who may ask, and how they prove it."""
 
@@ -67,9 +88,28 @@ class IdentitySettings(BaseSettings):
         le=86_400,
         description="how long a token of /auth/token lives, seconds",
     )
+    jwt_secret: Annotated[SecretStr, AfterValidator(_jwt_secret)] = Field(
+        SecretStr(""), alias="JWT_SECRET", description="checks JSON Web Tokens signed with HS256"
+    )
+    jwt_public_key: Annotated[str, AfterValidator(_public_key)] = Field(
+        "", alias="JWT_PUBLIC_KEY", description="checks those signed with RS256, ES256 or EdDSA: a public key in PEM"
+    )
+    jwks_url: Annotated[str, AfterValidator(_jwks_url)] = Field(
+        "", alias="JWKS_URL", description="where the keys are that sign them, https unless on loopback; may rotate"
+    )
+    jwt_issuer: str = Field("", alias="JWT_ISSUER", description="the `iss` that they must have")
+    jwt_audience: str = Field("", alias="JWT_AUDIENCE", description="the `aud` that they must have: this gateway")
+    jwt_leeway_s: float = Field(
+        30.0, alias="JWT_LEEWAY_S", ge=0, le=60, description="how much clocks may differ, seconds"
+    )
     cors_origins: Annotated[str, AfterValidator(_origins)] = Field(
         "", alias="CORS_ORIGINS", description="origins whose pages may talk to the gateway, by commas"
     )
+
+    @property
+    def takes_jwts(self) -> bool:
+        """Whether JSON Web Tokens are taken."""
+        return bool(self.jwt_secret.get_secret_value() or self.jwt_public_key or self.jwks_url)
 
     @property
     def origins(self) -> frozenset[str]:

