@@ -1,4 +1,4 @@
-"""The whole product in a minute: a gateway, two agents, a scan, the same scan again, and the figures.
+"""The whole product in a minute: a gateway, two agents, a scan, the same scan again, the figures, and SQL over it all.
 
 Rules of the file:
 - It measures what a user would: everything goes through the gateway's public wire, with the public client.
@@ -24,6 +24,7 @@ from rich.table import Table
 from edge.client import DEFAULT_SUBJECT, Client, Event, Probe, ProbeAnswer, Published
 from edge.demo_gateway import open_demo_gateway
 from edge.demo_ledger import Ledger
+from edge.demo_query import Findings, ask_catalog
 from edge.nursery import open_plain_nursery
 from edge.progress import shown_progress
 from edge.scan import Scan
@@ -63,6 +64,7 @@ class DemoResult:
     seconds: tuple[float, float]
     ledger: Ledger
     durability: str
+    findings: Findings
 
     @property
     def events(self) -> int:
@@ -71,8 +73,8 @@ class DemoResult:
 
     @property
     def is_complete(self) -> bool:
-        """Whether every agent has acknowledged every event."""
-        return all(self.ledger.acked(durable) == self.events for durable in DURABLES)
+        """Whether every agent has acknowledged every event, and the catalog has them."""
+        return not self.findings.is_missing and all(self.ledger.acked(durable) == self.events for durable in DURABLES)
 
     def to_json(self) -> dict[str, Any]:
         """Give it as the object of `--json`."""
@@ -88,6 +90,7 @@ class DemoResult:
             },
             "agents": [{"durable": durable, "acked": self.ledger.acked(durable)} for durable in DURABLES],
             "durability": self.durability,
+            **self.findings.to_json(),
         }
 
     def to_table(self) -> Table:
@@ -141,8 +144,12 @@ async def run_demo(options: DemoOptions) -> int:
                     console.print_json(data=result.to_json())
                 else:
                     console.print(result.to_table())
+                    if result.findings.directories:
+                        console.print(result.findings.to_table())
+                if result.findings.problem is not None:
+                    notes.print(f"no SQL: {result.findings.problem}", soft_wrap=True, markup=False)
                 if not result.is_complete:
-                    notes.print(f"headgate: not every event was acknowledged; the gateway's log is {gateway.log}")
+                    notes.print(f"headgate: not every event arrived everywhere; the gateway's log is {gateway.log}")
                 if code == 0 and not options.once:
                     (notes if options.as_json else console).print(_say_what_to_try(gateway.url), soft_wrap=True)
                     await trio.sleep_forever()
@@ -153,23 +160,26 @@ async def run_demo(options: DemoOptions) -> int:
 async def _measure(options: DemoOptions, url: str, notes: Console) -> DemoResult:
     """Scan twice while the agents listen."""
     ledger = Ledger(DURABLES)
+    findings = Findings()
     reports: list[ScanReport] = []
     seconds: list[float] = []
     async with Client(url) as client, open_plain_nursery() as nursery:
         for durable in DURABLES:
             await nursery.start(partial(_run_agent, client, durable, ledger))
+        recorded = _Recorded(client, ledger)
         for label in ("first scan", "second scan"):
             began = time.perf_counter()
-            scan = Scan(_Recorded(client, ledger), options.directory, subject=DEFAULT_SUBJECT)
+            scan = Scan(recorded, options.directory, subject=DEFAULT_SUBJECT)
             async with shown_progress(label, scan.report, client.statistics):
                 reports.append(await scan.run_scan())
             await ledger.wait_all_acked(STALL_S)
             seconds.append(time.perf_counter() - began)
+        findings = await ask_catalog(client, reports[0].root, recorded.last_sequence)
         nursery.cancel_scope.cancel()
     first, second = reports
     for name in first.named:
         notes.print(f"left out: {name}", soft_wrap=True, markup=False)
-    return DemoResult(first, second, (seconds[0], seconds[1]), ledger, second.durability)
+    return DemoResult(first, second, (seconds[0], seconds[1]), ledger, second.durability, findings)
 
 
 async def _run_agent(
@@ -191,13 +201,18 @@ class _Recorded:
     def __init__(self, client: Client, ledger: Ledger) -> None:
         self._client = client
         self._ledger = ledger
+        self.last_sequence = 0
+        """Of the last message with events about files."""
 
     async def probe(self, probes: Sequence[Probe]) -> list[ProbeAnswer]:
         return await self._client.probe(probes)
 
     async def publish(self, events: Sequence[Event], *, subject: str | None, key: str | None) -> Published:
         self._ledger.note_sent(events, trio.current_time())
-        return await self._client.publish(events, subject=subject, key=key)
+        published = await self._client.publish(events, subject=subject, key=key)
+        if any(event.type.startswith("file.") for event in events):
+            self.last_sequence = max(self.last_sequence, published.seq)
+        return published
 
 
 @contextmanager
@@ -216,8 +231,9 @@ async def _cancel_at_signal(signals: AsyncIterator[int], scope: trio.CancelScope
 
 def _say_what_to_try(url: str) -> str:
     return (
-        f"\nserving at {url} until Ctrl-C. Three things to try in another terminal:\n"
+        f"\nserving at {url} until Ctrl-C. Four things to try in another terminal:\n"
         f"  curl -s {url}/readyz\n"
         f"  headgate tail --gateway {url} --count 5\n"
+        f"  headgate query --gateway {url}\n"
         f"  headgate scan . --gateway {url}\n"
     )

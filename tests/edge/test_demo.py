@@ -17,6 +17,7 @@ from tests.support.processes import is_alive
 from tests.support.waiting import wait_until
 
 KEYS = ["files", "bytes", "events", "hits_first", "hits_second", "events_per_s", "latency_ms", "agents", "durability"]
+KEYS += ["directories", "duplicates"]
 
 
 @pytest.fixture
@@ -26,7 +27,7 @@ def tree(tmp_path: Path) -> Path:
     for number in range(300):
         path = folder / f"d{number // 50}" / f"{number}.exr"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"content {number}")
+        path.write_text(f"content {number}" if number % 100 else "everywhere")  # three files are the same
         os.utime(path, (1_700_000_000, 1_700_000_000))
     return folder
 
@@ -51,6 +52,9 @@ async def test_demo_once_says_the_figures_and_leaves_nothing(tree: Path, output:
     assert figures["events"] == 2 * (300 + 2)
     assert figures["agents"] == [{"durable": name, "acked": 604} for name in ("demo-a", "demo-b")]
     assert figures["durability"] == "fsync"
+    assert figures["directories"][0] == {"directory": str(tree), "files": 300, "bytes": figures["bytes"]}
+    assert sorted(one["directory"] for one in figures["directories"][1:]) == [str(tree / f"d{n}") for n in range(6)]
+    assert figures["duplicates"] == {"contents": 1, "copies": 2, "bytes": 20}
     assert 0 < figures["latency_ms"]["p50"] <= figures["latency_ms"]["p99"]
     assert figures["events_per_s"] > 0
     assert os.listdir(tmp_path / "tmp") == []
