@@ -80,12 +80,19 @@ class Agents:
         return self._epoch_s + at
 
     @asynccontextmanager
-    async def attach(self, hello: Hello) -> AsyncIterator[Attachment]:
+    async def attach(self, hello: Hello, owner: str = "") -> AsyncIterator[Attachment]:
         """Speak for an agent as long as the block runs, or until a newer connection does.
+
+        Args:
+            owner: the principal that the connection is.
+
+        Raises:
+            Refused: the agent is another principal's.
 
         Closes: the connection's claim, on leaving; the agent has the grace to come back.
         """
-        number = self.roster.attach(hello, trio.current_time())
+        self.roster.check_owner(hello.agent_id, owner)
+        number = self.roster.attach(hello, trio.current_time(), owner)
         attachment = Attachment(self.roster, hello.agent_id, number, lambda scan: self._expect(scan.deadline))
         before = self._attached.get(hello.agent_id)
         if before is not None:

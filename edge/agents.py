@@ -34,16 +34,17 @@ from engine.errors import Fault, Refused
 HELLO_WITHIN_S: Final = 10.0
 
 
-async def open_agent(node: Node, _: Request) -> Session:
+async def open_agent(node: Node, request: Request) -> Session:
     """Take any agent: who it is, it says after the upgrade."""
 
     async def session(socket: WebSocketConnection) -> None:
         try:
             hello = await _wait_hello(node, socket)
+            node.agents.roster.check_owner(hello.agent_id, request.principal.subject)
         except Fault as fault:
             await _close_for(socket, fault)
             return
-        async with node.agents.attach(hello) as attachment, trio.open_nursery() as nursery:
+        async with node.agents.attach(hello, request.principal.subject) as attachment, trio.open_nursery() as nursery:
             nursery.start_soon(_send_targets, socket, attachment)
             nursery.start_soon(_leave_when_taken_over, socket, attachment, nursery.cancel_scope)
             nursery.start_soon(_leave_when_draining, node, socket, nursery.cancel_scope)

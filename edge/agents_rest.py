@@ -21,6 +21,8 @@ from edge.node import Node
 from engine.agents import AgentRecord
 from engine.agents_wire import MAX_TEXT_CHARS
 from engine.errors import Refused
+from engine.identity import Principal
+from engine.paths import canonical_path
 from engine.scans import Order, Scan, ScanState
 
 DEFAULT_LIMIT: Final = 100
@@ -61,6 +63,7 @@ async def post_agent_scan(node: Node, request: Request) -> Response:
     node.agents.roster.find(agent_id)
     key = key_of(request.headers.get("idempotency-key"))
     order = read_order(await read_json_object(request), node.settings.scan_timeout_s)
+    check_allowed(request.principal, order.root)
     scan, is_new = node.agents.start(agent_id, order, key)
     where = request.path[: request.path.index("/agents/")] + f"/scans/{quote(scan.command_id)}"
     return json_response({**_say_scan(node, scan), "duplicate": not is_new}, 202, {"Location": where})
@@ -112,6 +115,18 @@ def read_order(body: dict[str, object], timeout_s: float) -> Order:
     if asked.timeout_s is not None and not 1 <= asked.timeout_s <= MOST_TIMEOUT_S:
         raise _wrong("timeout_s", f"1 to {MOST_TIMEOUT_S} seconds", asked.timeout_s)
     return Order(asked.root, asked.options.force, asked.trigger_type, asked.schedule_id, asked.timeout_s or timeout_s)
+
+
+def check_allowed(principal: Principal, root: str) -> None:
+    """Let a principal have a folder scanned.
+
+    Raises:
+        Refused: it is not below the folders they may touch, or cannot be seen to be.
+    """
+    path = canonical_path(root)
+    if principal.paths and ".." in path.split("/"):
+        raise Refused("identity.not-allowed", f"root: expected a path without `..` (it is {root[:40]!r})")
+    principal.check_path(path)
 
 
 def _wrong(name: str, expected: str, given: object) -> Refused:

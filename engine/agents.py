@@ -39,12 +39,14 @@ class AgentRecord:
         since: when its connection came, or went.
         last_seen: when it last said something.
         connection: the number of its connection, None while it is away.
+        owner: the principal that it introduced itself as.
     """
 
     hello: Hello
     since: float
     last_seen: float
     connection: int | None
+    owner: str = ""
     queue: deque[Scan] = field(default_factory=deque)
     running: dict[str, Scan] = field(default_factory=dict)
 
@@ -83,7 +85,17 @@ class Roster:
         self._connections = 0
         self._away: dict[str, AgentRecord] = {}
 
-    def attach(self, hello: Hello, now: float) -> int:
+    def check_owner(self, agent_id: str, owner: str) -> None:
+        """Let a principal speak for an agent: a new one, or its own.
+
+        Raises:
+            Refused: the agent is another principal's, for as long as it is remembered.
+        """
+        record = self.agents.get(agent_id)
+        if record is not None and record.owner != owner:
+            raise Refused("agents.not-yours", f"agent_id {agent_id!r} is used by somebody else; expected another one")
+
+    def attach(self, hello: Hello, now: float, owner: str = "") -> int:
         """Take a new connection for an agent's; an older one of the same agent no longer speaks for it.
 
         Scans that it says it has and that nobody here knows are taken over as running: the gateway was started anew.
@@ -100,6 +112,7 @@ class Roster:
             self.takeovers += 1
         self._away.pop(hello.agent_id, None)
         record.hello, record.since, record.last_seen, record.connection = hello, now, now, self._connections
+        record.owner = owner
         if hello.running is not None:
             has = {one.command_id for one in hello.running}
             for scan in [scan for scan in record.running.values() if scan.command_id not in has]:

@@ -76,6 +76,7 @@ def _kinds() -> dict[str, Kind]:
         Kind("ingest.key-conflict", refused, 422, 4522, "The idempotency key was used for another body"),
         Kind("ingest.full", unavailable, 503, 4013, "Too much is waiting for the log"),
         Kind("ingest.outcome-unknown", unknown, 503, 4014, "The log did not say whether it stored the events"),
+        Kind("agents.not-yours", refused, 403, 4503, "The agent's name is somebody else's"),
         Kind("agents.unknown", refused, 404, 4504, "No agent of this name has been seen"),
         Kind("agents.no-hello", refused, 408, 4008, "The agent did not introduce itself in time"),
         Kind("agents.away", refused, 409, 4509, "The agent is not connected"),

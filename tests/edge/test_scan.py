@@ -125,6 +125,40 @@ async def test_a_second_scan_hashes_nothing_and_publishes_everything(tmp_path: P
     assert [event.data["hash"] for event in gateway.files[450:]] == ["the cache says so"] * 450
 
 
+async def test_a_forced_scan_asks_nothing_and_hashes_everything(tmp_path: Path) -> None:
+    """`force`: what the cache says is neither asked nor believed."""
+    make_files(tmp_path, 10)
+    gateway = MemoryGateway()
+    await Scan(gateway, str(tmp_path)).run_scan()
+    gateway.known = dict.fromkeys(gateway.known, "the cache says so")
+    gateway.probes.clear()
+    report = await Scan(gateway, str(tmp_path), force=True, scan_id="named").run_scan()
+    assert (report.hashed, report.hits, gateway.probes) == (10, 0, [])
+    assert {event.data["scan_id"] for post in gateway.posts[-3:] for event in post} == {"named"}
+
+
+async def test_a_long_scan_tells_how_far_it_is(tmp_path: Path) -> None:
+    """E17: `scan.telemetry` while it runs, and none after it; an end that came early is `scan.error`."""
+    make_files(tmp_path, 3)
+
+    class SlowGateway(MemoryGateway):
+        async def probe(self, probes: Sequence[Probe]) -> list[ProbeAnswer]:
+            with trio.fail_after(10):
+                while not any(event.type == "scan.telemetry" for post in self.posts for event in post):
+                    await trio.lowlevel.checkpoint()
+            return await super().probe(probes)
+
+    gateway = SlowGateway()
+    scan = Scan(gateway, str(tmp_path), telemetry_s=0.01)
+    await scan.run_scan()
+    types = [event.type for post in gateway.posts for event in post]
+    assert (types[0], types[-1]) == ("scan.started", "scan.completed")
+    assert "scan.telemetry" in types
+    await scan.publish_error("it was stopped")
+    last = gateway.posts[-1][0]
+    assert (last.type, last.data["error"], last.data["files"]) == ("scan.error", "it was stopped", 3)
+
+
 async def test_probes_and_posts_go_out_in_batches_under_their_own_keys(tmp_path: Path) -> None:
     """S0.27: 200 at a time; no key is used twice, in one scan or in two."""
     make_files(tmp_path, 1001)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import xxhash
 
-from edge.scan_files import READ_BYTES, FileSeen, Trouble, hash_files, walk_files
+from edge.scan_files import READ_BYTES, FileSeen, OutsideRoot, Trouble, confine, hash_files, walk_files
 
 
 def nothing() -> None:
@@ -147,3 +147,41 @@ def test_hashing_ends_when_it_is_cancelled(tmp_path: Path) -> None:
     with pytest.raises(Cancelled):
         hash_one(seen(tmp_path / "file"), cancel)
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_only_what_is_below_the_root_is_confined_to_it(tmp_path: Path) -> None:
+    """Links and `..` are resolved first; what is given back is spelled below the root, which may be a link itself."""
+    real = tmp_path / "real"
+    (real / "a" / "b").mkdir(parents=True)
+    (real / "file").touch()
+    (tmp_path / "realistic").mkdir()
+    (tmp_path / "root").symlink_to(real)
+    (real / "loop").symlink_to(real / "a")
+    (real / "out").symlink_to(tmp_path)
+    root = str(tmp_path / "root")
+    for target, expected in {
+        "": root,
+        ".": root,
+        root: root,
+        str(real): root,
+        "a/b": f"{root}/a/b",
+        f"{root}/a/../a/b/": f"{root}/a/b",
+        "loop/b": f"{root}/a/b",
+        f"{real}/a": f"{root}/a",
+    }.items():
+        assert confine(root, target) == expected, target
+    for target in (
+        "..",
+        "/",
+        "out",
+        "out/realistic",
+        "../realistic",
+        f"{real}istic",
+        "file",
+        "nothing",
+        "a\0b",
+        "a/../../..",
+    ):
+        with pytest.raises(OutsideRoot):
+            confine(root, target)
+    assert confine("/", str(real)) == str(real)

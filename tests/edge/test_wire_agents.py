@@ -16,6 +16,7 @@ from edge.agents import HELLO_WITHIN_S, open_agent
 from edge.http import Request
 from edge.node import Node
 from engine.agents import QUEUE_COUNT, Roster
+from engine.identity import OPEN
 from tests.support.gateway import Gateway
 from tests.support.http import ask
 from tests.support.scanner import HELLO, Scanner, get_scan, open_scanner, post_scan
@@ -328,7 +329,7 @@ async def test_a_connection_that_never_introduces_itself_is_ended(patient_clock:
     """Within the deadline, whatever else it says meanwhile; said why, and free to come back."""
     agents = Agents(Roster(30.0), Actor("agents", trio.current_time()))
     node = cast("Node", SimpleNamespace(agents=agents, draining=trio.Event()))
-    session = await open_agent(node, cast("Request", None))
+    session = await open_agent(node, cast("Request", SimpleNamespace(principal=OPEN)))
 
     async def serve(stream: trio.SocketStream) -> None:
         async with trio.open_nursery() as nursery:

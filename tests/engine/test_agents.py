@@ -124,6 +124,18 @@ def test_a_newer_connection_takes_over() -> None:
     assert roster.find("a").hello.version == "new"
 
 
+def test_nobody_takes_over_another_principals_agent() -> None:
+    """A name belongs to whoever used it, for as long as it is remembered."""
+    roster = Roster(GRACE_S)
+    number = roster.attach(Hello("a"), 0.0, "team-a")
+    roster.check_owner("a", "team-a")
+    roster.check_owner("b", "team-b")
+    roster.detach("a", number, 1.0)
+    with pytest.raises(Refused) as refusal:
+        roster.check_owner("a", "team-b")
+    assert (refusal.value.kind.code, refusal.value.kind.close_code) == ("agents.not-yours", 4503)
+
+
 def test_what_an_agent_came_back_without_is_lost_and_what_it_brings_is_known_again() -> None:
     """An agent that lists its scans decides which of them live, also after the gateway was started anew."""
     roster = Roster(GRACE_S)

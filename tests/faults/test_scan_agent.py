@@ -211,3 +211,27 @@ async def test_the_command_line_lists_orders_and_waits(gateway: Gateway, tmp_pat
         assert scan["command_id"] in table.out
         assert (await run_command(out, "agents", "scan", "nobody", "/", *to)).code == 4
         assert (await run_command(out, "scans", "show", "nothing", *to)).code == 4
+
+
+async def test_an_agent_with_a_key_lives_on_short_tokens(tmp_path: Path) -> None:
+    """S0.27: the key is exchanged at /auth/token, again before a token's life is over; a wrong key ends it with 4."""
+    root = make_tree(tmp_path)
+    key, boss = "secret-of-the-agent-1", "secret-of-the-boss-22"
+    env = {"AUTH": "on", "HEADGATE_TOKEN_TTL_S": "10", "HEADGATE_API_KEYS": f"agent={key},boss={boss};scopes=admin"}
+    out = tmp_path / "out"
+    out.mkdir()
+    async with open_gateway(tmp_path / "data", env=env) as gateway:
+        to = ("--gateway", gateway.url)
+        arguments = ("scan", str(root), "--agent", "--agent-id", "keyed", *to)
+        wrong = await run_command(out, *arguments, "--api-key", "a-wrong-one-of-many")
+        assert wrong.code == 4
+        async with open_command(out, *arguments, env={"HEADGATE_API_KEY": key}) as command:
+            await wait_until(lambda: "connected to" in command.err, "it is connected", timeout_s=20)
+            for _ in range(2):
+                done = await run_command(
+                    out, "agents", "scan", "keyed", ".", "--wait", "--json", *to, env={"HEADGATE_TOKEN": boss}
+                )
+                assert orjson.loads(done.out)["summary"]["files"] == 30, done
+            command.signal(signal.SIGTERM)
+            assert (await command.wait_ended(10)).code == 0
+            assert key not in command.err

@@ -7,7 +7,7 @@ Rules of the file:
 
 import socket
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import urlsplit
@@ -114,13 +114,19 @@ class Scanner:
 
 @asynccontextmanager
 async def open_scanner(
-    url: str, agent_id: str | None = None, *, path: str = "/agents", **hello: object
+    url: str,
+    agent_id: str | None = None,
+    *,
+    path: str = "/agents",
+    headers: Mapping[str, str] | None = None,
+    **hello: object,
 ) -> AsyncIterator[Scanner]:
     """Connect a scanner; whatever state it is in when the block is left, its socket is gone then.
 
     Args:
         url: the gateway's `http://` address.
         agent_id: introduce it at once, None leaves that to the test.
+        headers: sent with the upgrade.
         hello: members of the introduction that are not as usual.
     """
     parts = urlsplit(url)
@@ -128,7 +134,13 @@ async def open_scanner(
     stream = await trio.open_tcp_stream(parts.hostname, parts.port or 80)
     try:
         async with trio.open_nursery() as nursery:
-            websocket = await trio_websocket.wrap_client_stream(nursery, stream, parts.netloc, path)
+            websocket = await trio_websocket.wrap_client_stream(
+                nursery,
+                stream,
+                parts.netloc,
+                path,
+                extra_headers=[(name.encode(), value.encode()) for name, value in (headers or {}).items()],
+            )
             scanner = Scanner(websocket, stream)
             if agent_id is not None:
                 await scanner.hello(agent_id, **hello)
@@ -142,10 +154,16 @@ async def open_scanner(
         stream.socket.close()
 
 
-async def post_scan(url: str, agent_id: str, *, key: str | None = None, **body: object) -> Answer:
+async def post_scan(
+    url: str, agent_id: str, *, key: str | None = None, headers: Mapping[str, str] | None = None, **body: object
+) -> Answer:
     """Ask the gateway for a scan."""
-    headers = {"content-type": "application/json", **({} if key is None else {"idempotency-key": key})}
-    return await ask(url, "POST", f"/agents/{agent_id}/scan", headers, orjson.dumps({"root": "/mnt/show", **body}))
+    fields = {
+        "content-type": "application/json",
+        **({} if key is None else {"idempotency-key": key}),
+        **(headers or {}),
+    }
+    return await ask(url, "POST", f"/agents/{agent_id}/scan", fields, orjson.dumps({"root": "/mnt/show", **body}))
 
 
 async def get_scan(url: str, command_id: str) -> dict[str, Any]:
