@@ -191,7 +191,9 @@ class Desk:
         self._owed = []
 
     def close(self) -> None:
-        """Give back at once whatever is held; verdicts on their way stay on it."""
+        """Give back at once whatever is held; verdicts on their way stay on it. Twice is once."""
+        if not self._is_open:
+            return
         self._is_open = False
         self._give_back(list(self.table.held()))
 

@@ -13,7 +13,7 @@ from typing import Final
 
 import orjson
 import trio
-from trio_websocket import WebSocketConnection
+from trio_websocket import ConnectionClosed, WebSocketConnection
 
 from actors.leased import LeasedConsumer
 from actors.stream_v1 import Lag
@@ -137,7 +137,11 @@ class _Session:
         """Follow what the agent says, as it comes."""
         consumer = self._consumer
         while True:
-            words = read_words(await self._socket.get_message())
+            try:
+                words = read_words(await self._socket.get_message())
+            except ConnectionClosed:
+                consumer.close()  # at once: ending the session's tasks takes a while where a hundred end together
+                raise
             problem: BadFrame | None = None
             if isinstance(words, Settle):
                 problem = consumer.settle(words)
