@@ -103,7 +103,7 @@ async def agent(
 
         def note(notice: "Notice") -> None:
             run.note(notice)
-            _say_notice(notice)
+            say_notice(notice)
 
         def attach() -> AbstractAsyncContextManager[Stream]:
             return client.stream(
@@ -195,7 +195,8 @@ def _say_batch(*, as_json: bool) -> "Callable[[BatchReport], None]":
     return say_batch
 
 
-def _say_notice(notice: "Notice") -> None:
+def say_notice(notice: "Notice") -> None:
+    """Say what a person should know of what happens beside batches."""
     from edge.client import Complaint, EpochChanged, Gap, LeasesLost, Trouble
 
     match notice:

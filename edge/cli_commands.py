@@ -161,7 +161,9 @@ async def scan(
 
 @app.command(
     help_epilogue=examples(
-        "headgate tail", "headgate tail --durable audit --json >> events.ndjson", "headgate tail --count 10"
+        "headgate tail",
+        "headgate tail --from new --filter file.* --json",
+        "headgate tail --durable audit --json >> events.ndjson",
     )
 )
 async def tail(
@@ -169,6 +171,8 @@ async def tail(
     gateway: GatewayOption = DEFAULT_GATEWAY,
     subject: SubjectOption = None,
     durable: str | None = None,
+    from_: Annotated[str | None, Parameter(name="--from")] = None,
+    filter_: Annotated[str | None, Parameter(name="--filter")] = None,
     batch: Annotated[int, Parameter(validator=validators.Number(gte=1))] = 100,
     count: Annotated[int | None, Parameter(validator=validators.Number(gte=1))] = None,
     token: TokenOption = None,
@@ -177,25 +181,25 @@ async def tail(
     """Print events as they come, as an agent that acknowledges what it has printed.
 
     Comes back by itself when the gateway was away. Under the same --durable it goes on where it stopped, and several at
-    once share the events. An event may come twice, never not at all.
+    once share the events. An event may come twice, never not at all. Without a name it shows the log from its beginning
+    and leaves nothing behind.
 
     Args:
-        durable: The name that remembers the position; a new one is made up when not given.
+        durable: The name that remembers the position; not given, nothing is remembered.
+        from_: Where to begin, with a new name or none: all, new, last, seq:N or time:2026-01-31T12:00:00Z.
+        filter_: Event types, with commas; a * at the end stands for anything.
         batch: The most messages of the log to ask for at once.
         count: Stop after so many events.
     """
-    import uuid
-
-    from edge.client import DEFAULT_SUBJECT, Client, GatewayError
+    from edge.cli_agent import say_notice
+    from edge.client import DEFAULT_SUBJECT, Attached, Client, Notice
     from edge.nursery import open_plain_nursery
     from edge.tail import run_tail, wait_stdout_unread, write_stdout
 
-    if durable is None:
-        durable = f"tail-{uuid.uuid4().hex[:8]}"
-        say(f"listening as --durable {durable}")
-
-    def on_trouble(error: GatewayError, delay_s: float) -> None:
-        say(f"{error}; coming back in {delay_s:.1f} s")
+    def on_notice(notice: Notice) -> None:
+        if durable is None and isinstance(notice, Attached):
+            say(f"listening to {notice.hello.subject}, remembering nothing")
+        say_notice(notice)
 
     async with Client(gateway, token) as client, open_plain_nursery() as nursery:
 
@@ -208,11 +212,13 @@ async def tail(
             client,
             durable=durable,
             subject=subject or DEFAULT_SUBJECT,
+            from_=from_ or (None if durable else "all"),
+            filter_=filter_.split(",") if filter_ else (),
             batch=batch,
             as_json=json,
             count=count,
             write=write_stdout,
-            on_trouble=on_trouble,
+            on_notice=on_notice,
         )
         nursery.cancel_scope.cancel()
     return ExitCode.OK

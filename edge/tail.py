@@ -8,13 +8,13 @@ Rules of the file:
 import os
 import stat
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import msgspec
 import trio
 
-from edge.client import Client, GatewayError, Message
+from edge.client import Client, Message, Notice
 
 Write = Callable[[str], Awaitable[None]]
 
@@ -22,35 +22,41 @@ Write = Callable[[str], Awaitable[None]]
 async def run_tail(
     client: Client,
     *,
-    durable: str,
+    durable: str | None,
     subject: str,
+    from_: str | None = None,
+    filter_: Sequence[str] = (),
     batch: int = 100,
     as_json: bool = False,
     count: int | None = None,
     write: Write,
-    on_trouble: Callable[[GatewayError, float], None] | None = None,
+    on_notice: Callable[[Notice], None] | None = None,
 ) -> None:
     """Print events as they come.
 
     Args:
-        durable: whose position is moved by acknowledging.
+        durable: whose position is moved by acknowledging; None remembers nothing and leaves nothing behind.
         subject: what to listen to.
+        from_: where to begin, where nothing is remembered yet.
+        filter_: event types, a trailing `*` allowed; none means all.
         batch: the most messages in a batch.
         as_json: one JSON text a line, else one readable line an event.
         count: return after this many events. A batch that was printed in part is given back whole.
         write: takes the text of whole lines.
-        on_trouble: told of lost connections.
+        on_notice: told of lost connections, gaps and the like.
 
     Raises:
         GatewayRefused: the gateway will not have this agent.
     """
     left = count
-    async with client.agent(durable=durable, subject=subject, batch=batch, on_trouble=on_trouble) as batches:
-        async for one in batches:
+    async with client.stream(
+        subject, durable=durable, from_=from_, filter=filter_, batch=batch, on_notice=on_notice
+    ) as stream:
+        async for one in stream:
             lines = [line for message in one.messages for line in _lines_of(message, as_json=as_json)]
             shown = lines if left is None else lines[:left]
             await write("".join(f"{line}\n" for line in shown))
-            await (one.ack() if len(shown) == len(lines) else one.nak())
+            await (one.ack() if len(shown) == len(lines) else one.nak(0))
             if left is not None:
                 left -= len(shown)
                 if left <= 0:

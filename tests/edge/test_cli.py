@@ -192,13 +192,13 @@ async def test_scan_of_a_refused_subject_is_4(gateway: Gateway, output: Path, tm
     assert len(ended.err.splitlines()) == 1
 
 
-async def test_tail_makes_up_a_durable_and_counts(gateway: Gateway, output: Path, tmp_path: Path) -> None:
-    """The made-up durable is on stderr, the events alone are on stdout."""
+async def test_tail_without_a_durable_says_so_and_counts(gateway: Gateway, output: Path, tmp_path: Path) -> None:
+    """That nothing is remembered is on stderr, the events alone are on stdout."""
     assert (await run_command(output, "scan", str(output), "--gateway", gateway.url)).code == 0
     ended = await run_command(output, "tail", "--gateway", gateway.url, "--count", "1", "--json")
     assert ended.code == 0
     assert orjson.loads(ended.out)["type"] == "scan.started"
-    assert "listening as --durable tail-" in ended.err
+    assert "listening to snapfs.files, remembering nothing" in ended.err
 
 
 async def test_tail_ends_with_130_on_ctrl_c(gateway: Gateway, output: Path) -> None:

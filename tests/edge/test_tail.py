@@ -1,19 +1,19 @@
 """`headgate tail`: what it prints, what it acknowledges, and that it comes back."""
 
-import contextlib
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import orjson
 import pytest
 import trio
 import trio.testing
-from trio_websocket import ConnectionClosed, WebSocketRequest
 
-from edge.client import Client, Event
+from edge.client import Client, Event, Trouble
 from edge.tail import run_tail
 from tests.support.gateway import Gateway, open_gateway, running_gateway
-from tests.support.peers import open_stream_peer, send_batch
+from tests.support.http import open_connection
+from tests.support.peers import open_stream_peer
+from tests.support.v1_script import Conversation, V1Script
 from tests.support.waiting import wait_until
 
 UPSERT = Event("file.upsert", {"path": "/show/a.exr", "size": 7, "hash": "00ff"})
@@ -90,7 +90,7 @@ async def test_tail_gives_back_what_it_printed_in_part(gateway: Gateway) -> None
 async def test_tail_comes_back_after_a_restart(tmp_path: Path) -> None:
     """The gateway is killed and started again: the same tail prints what is published then."""
     paper = Paper()
-    troubles: list[str] = []
+    troubles: list[Trouble] = []
 
     async def tail(client: Client) -> None:
         await run_tail(
@@ -98,7 +98,7 @@ async def test_tail_comes_back_after_a_restart(tmp_path: Path) -> None:
             durable="back",
             subject="snapfs.files",
             write=paper.write,
-            on_trouble=lambda error, _: troubles.append(str(error)),
+            on_notice=lambda notice: troubles.append(notice) if isinstance(notice, Trouble) else None,
         )
 
     async with (
@@ -117,23 +117,15 @@ async def test_tail_comes_back_after_a_restart(tmp_path: Path) -> None:
     assert troubles
 
 
-@pytest.fixture
-def autojump_clock() -> trio.testing.MockClock:
-    """Jump only after the run was idle for a while: loopback sockets need a moment that is not Trio's."""
-    return trio.testing.MockClock(autojump_threshold=0.03)
-
-
-async def test_tail_prints_messages_that_are_no_frames(autojump_clock: trio.testing.MockClock) -> None:
+async def test_tail_prints_messages_that_are_no_frames() -> None:
     """What others put on the log is one line each, and a line break in it stays inside."""
 
-    async def serve(request: WebSocketRequest) -> None:
-        socket = await request.accept()
-        await send_batch(socket, "b", {"raw": "one\ntwo"}, [1, 2], {"events": ["odd"]})
-        with contextlib.suppress(ConnectionClosed):
-            while True:
-                await socket.get_message()
+    async def play(gateway: Conversation) -> None:
+        await gateway.hello()
+        await gateway.batch("b", {"raw": "one\ntwo"}, [1, 2], {"events": ["odd"]})
+        await gateway.listen()
 
-    async with open_stream_peer(serve) as peer, Client(peer.url) as client:
+    async with open_stream_peer(V1Script().step(play)) as peer, Client(peer.url) as client:
         plain, json = Paper(), Paper()
         await run_tail(client, durable="d", subject="s", count=3, write=plain.write)
         await run_tail(client, durable="d", subject="s", count=3, as_json=True, write=json.write)
@@ -141,22 +133,42 @@ async def test_tail_prints_messages_that_are_no_frames(autojump_clock: trio.test
     assert json.lines == plain.lines
 
 
-async def test_tail_acknowledges_only_what_was_written(autojump_clock: trio.testing.MockClock) -> None:
+async def test_tail_acknowledges_only_what_was_written() -> None:
     """Writing fails: nothing is acknowledged, and the error comes out as it is."""
-    said: list[object] = []
+    script = V1Script()
 
-    async def serve(request: WebSocketRequest) -> None:
-        socket = await request.accept()
-        await send_batch(socket, "b", {"events": []})
-        with contextlib.suppress(ConnectionClosed):
-            while True:
-                said.append(await socket.get_message())
+    async def play(gateway: Conversation) -> None:
+        await gateway.hello()
+        await gateway.batch("b", {"events": []})
+        await gateway.listen()
 
     async def fail(text: str) -> None:
         await trio.lowlevel.checkpoint()
         raise BrokenPipeError(text)
 
-    async with open_stream_peer(serve) as peer, Client(peer.url) as client:
+    async with open_stream_peer(script.step(play)) as peer, Client(peer.url) as client:
         with pytest.raises(BrokenPipeError):
             await run_tail(client, durable="d", subject="s", write=fail)
-    assert said == []
+    assert script.settles() == []
+
+
+async def test_tail_without_a_durable_leaves_none_behind(gateway: Gateway) -> None:
+    """It reads the log from where it is told to, and afterwards no consumer is there that was not there before."""
+    paper = Paper()
+    async with Client(gateway.url) as client, open_connection(gateway.url) as connection:
+
+        async def consumers() -> set[str]:
+            answer = await connection.request("GET", "/consumers")
+            return {consumer["durable"] for consumer in answer.json()["consumers"]}
+
+        await client.publish([UPSERT], subject="snapfs.none")
+        before = await consumers()
+        for _ in range(2):
+            with trio.fail_after(10):
+                await run_tail(client, durable=None, from_="all", subject="snapfs.none", count=1, write=paper.write)
+        await wait_until(lambda: _is(consumers, before), "no consumer is left behind")
+    assert len(paper.lines) == 2, "nothing was remembered either"
+
+
+async def _is(ask: Callable[[], Awaitable[set[str]]], wanted: set[str]) -> bool:
+    return await ask() == wanted
