@@ -33,6 +33,7 @@ figure is the median over the rounds, its smallest and largest value under it.
   python -m bench ingest            both durability classes, 1 to 500 events
   python -m bench ingest --case 100 --durability fsync --event full
   python -m bench stream --case backlog --json drain.json --plot drain.png
+  python -m bench catalog --backlog 1000000 --rounds 1
   python -m bench all --json bench.json           everything, about 20 minutes
   python -m bench smoke             everything in tiny sizes: does it work?
 
@@ -51,7 +52,8 @@ app["--help"].show = False
 
 @app.default
 def measure(
-    scenario: Literal["list", "smoke", "all", "ingest", "hashes", "stream", "express", "memory"] | None = None,
+    scenario: Literal["list", "smoke", "all", "ingest", "hashes", "stream", "express", "memory", "catalog"]
+    | None = None,
     /,
     *,
     event: EventSize = "small",
@@ -76,7 +78,7 @@ def measure(
         rounds: how often each side is measured.
         seconds: length of a measured window.
         connections: requests in flight in a closed loop.
-        backlog: events waiting in the drain of stream.
+        backlog: events waiting in the drain of stream, or to become rows in catalog.
         entries: files that memory teaches the cache.
         folder: on the disk that is to be synced.
         json: write everything measured to this file.

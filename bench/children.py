@@ -49,12 +49,14 @@ class Gateway:
         pid: its process.
         log_pid: its embedded nats-server.
         durability: the class it says it has.
+        data: its data folder.
     """
 
     address: Address
     pid: int
     log_pid: int
     durability: str
+    data: Path
 
     @property
     def meter(self) -> Meter:
@@ -103,12 +105,13 @@ class LogServer:
 
 
 @contextlib.contextmanager
-def gateway(durability: str, parent: Path) -> Iterator[Gateway]:
+def gateway(durability: str, parent: Path, catalog: str = "off") -> Iterator[Gateway]:
     """Run a gateway with an embedded log.
 
     Args:
         durability: `fsync` or `buffered`.
         parent: the folder under which its data folder is made.
+        catalog: `on` to have it keep the files in PostgreSQL as well.
 
     Raises:
         LoadFailedError: it did not become ready; its log lines are in the text.
@@ -116,7 +119,7 @@ def gateway(durability: str, parent: Path) -> Iterator[Gateway]:
     environment = {name: value for name, value in os.environ.items() if name not in _OUTSIDE}
     environment = {name: value for name, value in environment.items() if not name.startswith("HEADGATE_")}
     environment["HEADGATE_DURABILITY"] = durability
-    environment["HEADGATE_CATALOG"] = "off"  # what is measured here is the gateway and its log
+    environment["HEADGATE_CATALOG"] = catalog
     with _folder(parent) as folder:
         command = [
             sys.executable,
@@ -134,7 +137,12 @@ def gateway(durability: str, parent: Path) -> Iterator[Gateway]:
             words = dict(word.split("=", 1) for word in ready.split() if "=" in word)
             host, _, port = ready.split()[2].removeprefix("http://").rpartition(":")
             child = json.loads((folder / "data" / "nats" / "child.json").read_text())
-            yield Gateway((host, int(port)), process.pid, int(child["pid"]), words["durability"])
+            yield Gateway((host, int(port)), process.pid, int(child["pid"]), words["durability"], folder / "data")
+
+
+def postgres_pid(ours: Gateway) -> int:
+    """Give the first process of a gateway's embedded PostgreSQL."""
+    return int(json.loads((ours.data / "postgres.json").read_text())["pid"])
 
 
 @contextlib.contextmanager

@@ -2,7 +2,7 @@
 
 Rules of the file:
 - CPU time is that of the named process with all its threads and without its children: the embedded log is reported
-  beside the gateway, never in it.
+  beside the gateway, never in it. PostgreSQL works in its children alone, so its figure is that of the whole tree.
 """
 
 import os
@@ -23,6 +23,21 @@ def cpu_s(pid: int) -> float:
     # The name, in parentheses, may hold spaces; the fields after it are counted from its end.
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
+
+
+def tree_cpu_s(pid: int) -> float:
+    """Give the seconds of CPU that a process and all its children have used, those that have ended among them."""
+    ticks, parents = 0, {pid}
+    found = sorted(int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
+    for each in found:
+        try:
+            fields = (Path("/proc") / str(each) / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue  # it has just ended; its parent's count of ended children has it
+        if each in parents or int(fields[1]) in parents:
+            parents.add(each)
+            ticks += sum(map(int, fields[11:15]))
+    return ticks / _TICKS_PER_S
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from typing import Final
 
 from bench.figures import Report
 from bench.options import Options, Say
-from bench.scenarios import express, hashes, ingest, memory, stream
+from bench.scenarios import catalog, express, hashes, ingest, memory, stream
 
 SCENARIOS: Final[dict[str, Callable[[Options, Say], Report]]] = {
     "ingest": ingest.run,
@@ -13,6 +13,7 @@ SCENARIOS: Final[dict[str, Callable[[Options, Say], Report]]] = {
     "stream": stream.run,
     "express": express.run,
     "memory": memory.run,
+    "catalog": catalog.run,
 }
 
 STATEMENTS: Final[dict[str, str]] = {
@@ -21,4 +22,5 @@ STATEMENTS: Final[dict[str, str]] = {
     "stream": stream.__doc__ or "",
     "express": express.__doc__ or "",
     "memory": memory.__doc__ or "",
+    "catalog": catalog.__doc__ or "",
 }

@@ -45,6 +45,8 @@ EXPRESS = {"requests_per_s", "latency_p50_ms", "latency_p99_ms", "cpu_us_per_req
 STALLED = {"grown_mib", "resident_mib", "peak_mib", "waiting_events"}
 FURTHER = {"grown_mib_a_further_agent"}
 CACHE = {"grown_mib", "bytes_per_entry", "resident_mib", "peak_mib", "known_share"}
+STORED = {"stored_events_per_s", "gateway_cpu_us_per_event", "log_cpu_us_per_event"}
+CATALOG = STORED | {"events_per_s", "behind_s", "postgres_cpu_us_per_event"}
 
 FIGURES = [
     ("ingest", "1 events a request", "headgate", INGEST),
@@ -65,6 +67,9 @@ FIGURES = [
     ("memory", "stalled agent that never acknowledges, 100 small events a request", "headgate", STALLED | FURTHER),
     ("memory", "hash cache, taught by small events", "headgate", CACHE),
     ("memory", "hash cache, taught by small events", "plain dict", {"grown_mib", "bytes_per_entry"}),
+    ("catalog", "new files", "headgate", CATALOG),
+    ("catalog", "new files", "headgate, no catalog", STORED),
+    ("catalog", "the same files again", "headgate", CATALOG),
 ]
 
 COUNTS = {
