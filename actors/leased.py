@@ -26,7 +26,9 @@ from engine.stalls import Situation, why_stalled
 from engine.stream_v1 import Grant, Ready
 
 OUTBOX_FRAMES: Final = 1000
-"""Answers that wait for an agent that does not read them; each is small."""
+"""Answers that wait for an agent that does not read them; each is small. Above this it is not listened to."""
+DEAF_PATIENCE_S: Final = 5.0
+"""An agent that has so many answers to read and reads none for so long is cut."""
 SEND_PATIENCE_S: Final = 1.0
 """When a frame has been stuck for so long, what waits behind it is free for others of the durable."""
 LOOK_MOST_S: Final = 1.0
@@ -136,27 +138,31 @@ class LeasedConsumer:
 
 
 class Outbox:
-    """Frames for an agent that are no batches; `put` never waits."""
+    """Frames for an agent that are no batches; `put` never waits, and `wait_room` is for who causes them."""
 
     def __init__(self) -> None:
-        self.is_full = False
         self.wake: Callable[[], None] = lambda: None
         self._frames: deque[str] = deque()
+        self._taken = trio.Event()
 
     def __len__(self) -> int:
         return len(self._frames)
 
     def put(self, frame: str) -> None:
-        """Add a frame; beyond the bound it is dropped, and the outbox is full for good."""
-        if len(self._frames) >= OUTBOX_FRAMES:
-            self.is_full = True
-        else:
-            self._frames.append(frame)
+        """Add a frame: what an agent's words caused is bounded by `wait_room`, the rest by what it may hold."""
+        self._frames.append(frame)
         self.wake()
 
     def take(self) -> str | None:
         """Give the oldest frame, None when there is none."""
+        self._taken.set()
         return self._frames.popleft() if self._frames else None
+
+    async def wait_room(self) -> None:
+        """Wait until there are few enough to follow more words."""
+        while len(self._frames) >= OUTBOX_FRAMES:
+            self._taken = trio.Event()
+            await self._taken.wait()
 
 
 class Burier:

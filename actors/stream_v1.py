@@ -5,7 +5,7 @@ after leases and lost pulls, and the edge's tasks move frames.
 
 Rules of the file:
 - Frames for the agent are put into a bounded outbox without waiting, so that words of the agent are followed at once
-  even while a batch is stuck in its socket. An agent that talks and does not read is cut when the outbox is full.
+  even while a batch is stuck in its socket. An agent with a full outbox is listened to when it has read some of it.
 - When its agent is gone, what it held goes back to the log at once.
 
 Back-pressure: waits for credit; cuts who does not read.

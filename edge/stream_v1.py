@@ -15,7 +15,7 @@ import orjson
 import trio
 from trio_websocket import ConnectionClosed, WebSocketConnection
 
-from actors.leased import LeasedConsumer
+from actors.leased import DEAF_PATIENCE_S, OUTBOX_FRAMES, LeasedConsumer
 from actors.stream_v1 import Lag
 from edge.http import Request
 from edge.node import Node
@@ -137,6 +137,11 @@ class _Session:
         """Follow what the agent says, as it comes."""
         consumer = self._consumer
         while True:
+            if len(consumer.outbox) >= OUTBOX_FRAMES:
+                with trio.move_on_after(DEAF_PATIENCE_S) as patience:
+                    await consumer.outbox.wait_room()
+                if patience.cancelled_caught:
+                    self.end(Unavailable("stream.too-slow", "the agent does not read what it is sent"))
             try:
                 words = read_words(await self._socket.get_message())
             except ConnectionClosed:
@@ -153,8 +158,6 @@ class _Session:
                 self._wants_status.set()
             else:
                 consumer.outbox.put(PONG)
-            if consumer.outbox.is_full:
-                self.end(Unavailable("stream.too-slow", "the agent does not read what it is sent"))
             if problem is not None:
                 self._errors += 1
                 consumer.outbox.put(encode_error(problem, is_fatal=self._errors > ERRORS_MOST))
