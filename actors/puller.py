@@ -112,6 +112,10 @@ class Puller:
         """What has arrived and is not sent."""
         return Amount(len(self._arrived), self.waiting_bytes)
 
+    def arrived(self) -> list[int]:
+        """Give the sequences of what has arrived and is not sent."""
+        return [one.delivery.sequence for one in self._arrived]
+
     async def wait_news(self) -> None:
         """Wait until something may have changed."""
         await self._news.wait()

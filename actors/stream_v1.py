@@ -41,6 +41,8 @@ EPHEMERAL_S: Final = 900.0
 
 LAG_WITHIN_S: Final = 1.0
 
+GaveBack = Callable[[str, list[int]], None]
+"""Told which sequences an agent held when it left, with the consumer's name."""
 FindGaps = Callable[[str, list[Ready]], Awaitable[list[Gap]]]
 """Says what is missing before these messages; asked before each batch is sent, with the consumer's name."""
 
@@ -91,6 +93,7 @@ class LeasedStreams:
         self.bury = bury
         self.nak_delay_ms = nak_delay_ms
         self.find_gaps = find_gaps
+        self.gave_back: GaveBack = lambda _, __: None
         self.gaps = 0
         self.log = log
         self.stream = stream
@@ -225,11 +228,16 @@ class LeasedStreams:
                 if not self._attached[name]:
                     del self._attached[name]
                     self._exclusive.discard(name)
+                self.gave_back(name, consumer.puller.arrived() + [one.sequence for one in consumer.desk.table.held()])
                 consumer.close()
 
     def attached(self, name: str) -> int:
         """Say how many sockets hold a consumer."""
         return self._attached[name]
+
+    def arrived(self, name: str) -> list[int]:
+        """Give the sequences that are here for a consumer's agents and were not sent yet."""
+        return [sequence for one in self._consumers if one.name == name for sequence in one.puller.arrived()]
 
     def forget(self, name: str, reason: str) -> None:
         """Take back what the agents of a consumer hold, because the log has forgotten it (a reset)."""

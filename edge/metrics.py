@@ -12,6 +12,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 
 from edge.catalog import catalog_metrics
 from edge.http import Request, Response
+from engine.gaps import REASONS
 from engine.scans import LIVE, ScanState
 
 if TYPE_CHECKING:
@@ -72,6 +73,11 @@ class _NodeCollector:
             value=node.metrics.queries_shed,
         )
         yield from _agents_metrics(node)
+        gaps = CounterMetricFamily("headgate_gaps", "Gaps that were announced, by reason.", labels=["reason"])
+        for reason in REASONS:
+            gaps.add_metric([reason], node.gaps.announced[reason])
+        yield gaps
+        yield CounterMetricFamily("headgate_gap_messages", "Sequences that gaps named.", value=node.gaps.messages)
         letters = CounterMetricFamily(
             "headgate_dead_letters", "Dead letters, by what became of them.", labels=["outcome"]
         )

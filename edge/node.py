@@ -12,6 +12,7 @@ from actors.agents import Agents
 from actors.catalog import Catalog
 from actors.consumers import Consumers
 from actors.dead import DeadLetters
+from actors.gaps import Gaps
 from actors.hashes import HashCache
 from actors.health import Health
 from actors.identity import Authenticator
@@ -38,6 +39,7 @@ class Node:
         stream_v1: attaches agents that speak `headgate.stream.v1`.
         consumers: lists and moves what reads the stream.
         dead: what agents gave up on.
+        gaps: what was removed before it was seen.
         agents: knows the remote scanners, and starts their scans.
         health: says how the gateway is.
         metrics: what has been counted.
@@ -56,6 +58,7 @@ class Node:
     stream_v1: LeasedStreams
     consumers: Consumers
     dead: DeadLetters
+    gaps: Gaps
     agents: Agents
     health: Health
     metrics: Metrics

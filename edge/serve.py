@@ -23,6 +23,7 @@ from actors.agents import Agents
 from actors.children import run_embedded_log
 from actors.consumers import Consumers
 from actors.dead import DeadLetters
+from actors.gaps import Gaps
 from actors.hashes import HashCache
 from actors.health import Disk, Health
 from actors.ingest import Publisher
@@ -147,9 +148,14 @@ async def serve(settings: Settings, *, task_status: trio.TaskStatus[str] = trio.
                 def attached(durable: str) -> int:
                     return streams.attached(durable) + leased.attached(durable)
 
+                gaps = Gaps(jetstream, control, settings.stream, attached, leased.arrived)
+                leased.gave_back = gaps.gave_back
+                leased.find_gaps = lambda name, ready: gaps.find(name, [one.delivery for one in ready])
+
                 def forget(durable: str) -> None:
                     streams.forget(durable)
                     leased.forget(durable, "reset")
+                    gaps.renew(durable)
 
                 consumers = Consumers(jetstream, control, settings.stream, attached, forget)
                 table = HashTable(settings.cache_mib * 1024 * 1024, settings.cache_ttl_s)
@@ -179,6 +185,7 @@ async def serve(settings: Settings, *, task_status: trio.TaskStatus[str] = trio.
                     leased,
                     consumers,
                     dead,
+                    gaps,
                     scanners,
                     health,
                     metrics,
@@ -194,6 +201,7 @@ async def serve(settings: Settings, *, task_status: trio.TaskStatus[str] = trio.
                         actors.start_soon(partial(supervise, root, "stream-keeper", keeper.run))
                         actors.start_soon(partial(supervise, root, "ingest", publisher.run, mailbox=publisher.mailbox))
                         actors.start_soon(partial(supervise, root, "agents-keeper", scanners.run))
+                        actors.start_soon(partial(supervise, root, "gaps-keeper", gaps.run, is_needed=False))
                         if tier is not None:
                             actors.start_soon(partial(supervise, root, "hashes", cache.run))
                         if disk is not None:

@@ -45,18 +45,19 @@ async def open_stream(node: Node, request: Request) -> Session | Negotiated:
     request.principal.check_subject(subject)
     request.principal.check_durable(durable)
     await node.stream.ensure(subject, durable)
+    await node.gaps.observe(durable)  # this wire cannot say gaps: they are counted and logged
 
     async def session(socket: WebSocketConnection) -> None:
         async with node.stream.attach(durable, count) as consumer, trio.open_nursery() as nursery:
             nursery.start_soon(_listen, socket, consumer)
             nursery.start_soon(_leave_when_draining, node, socket, consumer, nursery.cancel_scope)
-            await _deliver(socket, consumer, node.draining)
+            await _deliver(node, socket, consumer)
             nursery.cancel_scope.cancel()
 
     return session
 
 
-async def _deliver(socket: WebSocketConnection, consumer: Consumer, draining: trio.Event) -> None:
+async def _deliver(node: Node, socket: WebSocketConnection, consumer: Consumer) -> None:
     while True:
         try:
             deliveries = await consumer.next_batch()
@@ -66,9 +67,10 @@ async def _deliver(socket: WebSocketConnection, consumer: Consumer, draining: tr
             return
         batch_id = str(uuid.uuid4())
         consumer.hand_over(batch_id, deliveries, trio.current_time())
-        if draining.is_set():
+        if node.draining.is_set():
             consumer.settle(Verdict.NAK, trio.current_time())  # it goes back: nobody will answer for it any more
             await trio.sleep_forever()  # the session is about to be ended
+        node.gaps.saw(consumer.durable, deliveries)
         await socket.send_message(encode_batch(batch_id, deliveries))
         await consumer.settled.wait()
 

@@ -62,6 +62,7 @@ async def open_stream_v1(node: Node, request: Request) -> Negotiated:
     name, made = await streams.ensure(options)
     facts = await streams.describe(name)
     terms = streams.terms(facts, options.max_lease_s)
+    gaps = await node.gaps.observe(name, options.start.sequence if made else 0)
 
     async def session(socket: WebSocketConnection) -> None:
         try:
@@ -70,6 +71,8 @@ async def open_stream_v1(node: Node, request: Request) -> Negotiated:
                     options, facts, name, terms, consumer.puller.credit, streams.max_deliver, made=made
                 )
                 consumer.outbox.put(hello)
+                for gap in gaps:
+                    consumer.outbox.put(encode_gap(gap))
                 live = _Session(node, socket, consumer, name, options)
                 nursery.start_soon(live.listen)
                 nursery.start_soon(live.report)

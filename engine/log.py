@@ -216,6 +216,13 @@ def published_ns(reply: str) -> int:
     return int(tokens[at]) if len(tokens) > at and tokens[at].isdecimal() else 0
 
 
+def consumer_sequence(reply: str) -> int:
+    """Give which delivery of its consumer this is, counted from 1, from its reply subject; 0 when it does not say."""
+    tokens = reply.split(".")
+    at = 6 if len(tokens) == 9 else 8
+    return int(tokens[at]) if len(tokens) > at and tokens[at].isdecimal() else 0
+
+
 def is_heard(answer: Reply) -> bool:
     """Say that an answer to a verdict means that a consumer heard it."""
     if not isinstance(answer, Message):

@@ -15,6 +15,7 @@ from tests.support.waiting import let_pass, wait_until
 
 SUBJECT = "snapfs.poison"
 POISON = 5
+LIGHT = {"HEADGATE_CATALOG": "off"}
 
 
 async def publish(log: NatsClient, count: int) -> None:
@@ -50,7 +51,7 @@ async def refuse_poison(agent: AgentV1, batch: BatchV1, handled: set[int]) -> No
 
 async def test_a_poison_event_is_buried_and_the_stream_goes_on(tmp_path: Path) -> None:
     """Refused four times it is a dead letter; everything else was handled; replayed, it comes as a new message."""
-    env = {"HEADGATE_MAX_DELIVER": "4"}
+    env = {**LIGHT, "HEADGATE_MAX_DELIVER": "4"}
     async with (
         open_gateway(tmp_path / "data", env=env) as gateway,
         open_embedded_log(gateway) as log,
@@ -86,7 +87,7 @@ async def test_a_poison_event_is_buried_and_the_stream_goes_on(tmp_path: Path) -
 async def test_what_an_agent_terminates_is_buried_with_its_reason(tmp_path: Path) -> None:
     """`term` stores the letter first; confirmed, it is there when the agent hears of it."""
     async with (
-        open_gateway(tmp_path / "data") as gateway,
+        open_gateway(tmp_path / "data", env=LIGHT) as gateway,
         open_embedded_log(gateway) as log,
         open_agent_v1(gateway.url, subject=SUBJECT, durable="mysql") as agent,
     ):
@@ -106,7 +107,7 @@ async def test_what_an_agent_terminates_is_buried_with_its_reason(tmp_path: Path
 async def test_old_agents_are_never_deprived_of_a_message(tmp_path: Path) -> None:
     """The old wire promised that what is not acknowledged comes again, for ever: it has no bound."""
     async with (
-        open_gateway(tmp_path / "data", env={"HEADGATE_MAX_DELIVER": "1"}) as gateway,
+        open_gateway(tmp_path / "data", env={**LIGHT, "HEADGATE_MAX_DELIVER": "1"}) as gateway,
         open_embedded_log(gateway) as log,
         open_agent(gateway.url, "old", subject=SUBJECT) as agent,
     ):
@@ -121,7 +122,7 @@ async def test_old_agents_are_never_deprived_of_a_message(tmp_path: Path) -> Non
 async def test_a_gateway_killed_at_any_time_loses_no_poison_and_writes_no_second_letter(tmp_path: Path) -> None:
     """SIGKILL while every message is being buried: afterwards each has exactly one letter, and none is unsettled."""
     count = 60
-    env = {"HEADGATE_MAX_DELIVER": "1", "HEADGATE_ACK_WAIT_S": "1"}
+    env = {**LIGHT, "HEADGATE_MAX_DELIVER": "1", "HEADGATE_ACK_WAIT_S": "1"}
     async with open_gateway(tmp_path / "data", env=env) as gateway:
         async with open_embedded_log(gateway) as log:
             await publish(log, count)
