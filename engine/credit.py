@@ -16,6 +16,7 @@ What must change with it: `bench/scenarios/memory.py` pays for the bounds; the l
 from collections import deque
 from collections.abc import Iterable
 from enum import Enum
+from math import inf
 from typing import Final, NamedTuple
 
 from engine.log import PullRequest
@@ -49,7 +50,10 @@ WINDOW_FLOOR: Final = Amount(16, 64 * 1024)
 WINDOW_START: Final = Amount(100, BATCH_BYTES)
 WINDOW_CEILING: Final = Amount(10_000, 16 * 1024 * 1024)
 SAMPLES: Final = 10
-"""Batches over which rate and round trip are measured."""
+"""Batches over which the highest rate is taken."""
+PROBE_EVERY: Final = 64
+PROBE_FOR: Final = 8
+"""Every so many batches, the window is small for so many, to see the round trip without what waits in the agent."""
 
 
 class Mode(Enum):
@@ -61,16 +65,19 @@ class Mode(Enum):
 
 
 class AutoWindow:
-    """A window from what was measured: twice the highest drain rate times the shortest round trip of late.
+    """A window from what was measured: twice the highest drain rate of late times the shortest round trip.
 
     While the window is what limits the agent, each round trip doubles it; when the agent is the limit, it rests at two
-    round trips' worth of work. (BBR's idea, Cardwell et al. 2016.)
+    round trips' worth of work. What waits in the agent makes every round trip longer, so now and then the window is
+    small for some batches and the shortest round trip is measured anew. (BBR's idea, Cardwell et al. 2016.)
     """
 
     def __init__(self) -> None:
         self.size = WINDOW_START
         self._settled = NOTHING
-        self._rates: deque[tuple[float, float, float]] = deque(maxlen=SAMPLES)
+        self._rates: deque[tuple[float, float]] = deque(maxlen=SAMPLES)
+        self._round_trip_s = inf
+        self._measured = 0
 
     def mark(self) -> Amount:
         """Give what has been settled so far, to be handed to `measure` when a batch that is sent now is settled."""
@@ -84,10 +91,15 @@ class AutoWindow:
         """Note that a batch is settled whole, so long after it was sent."""
         took_s = max(took_s, 1e-4)
         done = self._settled.less(mark)
-        self._rates.append((took_s, done.messages / took_s, done.bytes / took_s))
-        round_trip_s = min(one[0] for one in self._rates)
-        messages = int(2 * max(one[1] for one in self._rates) * round_trip_s)
-        size = int(2 * max(one[2] for one in self._rates) * round_trip_s)
+        self._rates.append((done.messages / took_s, done.bytes / took_s))
+        self._measured += 1
+        if self._measured % PROBE_EVERY == 0:
+            self._round_trip_s = inf
+        self._round_trip_s = min(self._round_trip_s, took_s)
+        is_probing = self._measured >= PROBE_EVERY and self._measured % PROBE_EVERY < PROBE_FOR
+        times = self._round_trip_s * (0.5 if is_probing else 2.0)
+        messages = int(times * max(one[0] for one in self._rates))
+        size = int(times * max(one[1] for one in self._rates))
         self.size = Amount(
             min(max(messages, WINDOW_FLOOR.messages), WINDOW_CEILING.messages),
             min(max(size, WINDOW_FLOOR.bytes), WINDOW_CEILING.bytes),
