@@ -8,7 +8,14 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
+from prometheus_client.openmetrics import exposition as openmetrics
 
 from edge.catalog import catalog_metrics
 from edge.http import Request, Response
@@ -19,13 +26,40 @@ if TYPE_CHECKING:
     from edge.node import Node
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
 
-async def get_metrics(node: "Node", _: Request) -> Response:
-    """Give every metric."""
+async def get_metrics(node: "Node", request: Request) -> Response:
+    """Give every metric, in OpenMetrics where the client asks for that."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_NodeCollector(node))
-    return Response(200, generate_latest(registry), CONTENT_TYPE)
+    if prefers_openmetrics(request.headers.get("accept", "")):
+        text: bytes = openmetrics.generate_latest(registry)  # type: ignore[no-untyped-call]  # it publishes no types
+        return Response(200, text, OPENMETRICS, {"Vary": "Accept"})
+    return Response(200, generate_latest(registry), CONTENT_TYPE, {"Vary": "Accept"})
+
+
+def prefers_openmetrics(accept: str) -> bool:
+    """Say whether an Accept header names OpenMetrics, and plain text no higher."""
+    weights = {"application/openmetrics-text": 0.0, "text/plain": 0.0}
+    for part in accept.lower().split(","):
+        media, _, parameters = part.strip().partition(";")
+        if media.strip() in weights:
+            weights[media.strip()] = max(weights[media.strip()], _weight_of(parameters))
+    return (
+        weights["application/openmetrics-text"] > 0 and weights["application/openmetrics-text"] >= weights["text/plain"]
+    )
+
+
+def _weight_of(parameters: str) -> float:
+    for one in parameters.split(";"):
+        name, _, value = one.strip().partition("=")
+        if name == "q":
+            try:
+                return min(1.0, max(0.0, float(value)))
+            except ValueError:
+                return 0.0
+    return 1.0
 
 
 class _NodeCollector:
@@ -43,6 +77,12 @@ class _NodeCollector:
         for (route, method, code), count in node.metrics.requests.items():
             requests.add_metric([route, method, str(code)], count)
         yield requests
+        durations = HistogramMetricFamily(
+            "headgate_http_request_duration_seconds", "How long answers took, by route.", labels=["route"]
+        )
+        for route, histogram in node.metrics.durations.items():
+            durations.add_metric([route], histogram.cumulated(), histogram.sum_s)
+        yield durations
         upgrades = CounterMetricFamily("headgate_websocket_sessions", "WebSocket sessions, by route.", labels=["route"])
         for route, count in node.metrics.upgrades.items():
             upgrades.add_metric([route], count)

@@ -13,6 +13,7 @@ Rules of the file:
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from enum import Enum
+from time import perf_counter
 
 import structlog
 import trio
@@ -24,6 +25,7 @@ from edge.sockets import Negotiated, Session
 from engine.errors import Fault, Refused
 from engine.identity import NOBODY, Principal, Scope
 from engine.metrics import Metrics
+from engine.request_log import RequestLog
 
 log = structlog.get_logger("routes")
 
@@ -88,6 +90,7 @@ class RouteTable:
     metrics: Metrics
     sockets: dict[str, SocketRoute] = field(default_factory=dict)
     guard: Guard | None = None
+    lines: RequestLog = field(default_factory=RequestLog)
     _found: dict[tuple[str, str], Route] = field(default_factory=dict)
     _allowed: dict[str, list[str]] = field(default_factory=dict)
     _lanes: dict[str, Lane] = field(default_factory=dict)
@@ -180,10 +183,10 @@ async def respond(table: RouteTable, request: Request, admitted: Principal | Non
         request: its body not read yet.
         admitted: who asks, where the guard has let them pass already.
     """
-    label = "unknown"
+    label, lane, began_s = "unknown", Lane.EXPRESS, perf_counter()
     try:
         route = table.find(request.method, request.path)
-        label = route.path
+        label, lane = route.path, route.lane
         request.principal = admitted or await table.admit(request.method, request.headers, route)
         if "{" in label:
             request.path_parameters = route.parameters_of(request.path)
@@ -202,5 +205,25 @@ async def respond(table: RouteTable, request: Request, admitted: Principal | Non
     except Exception as fault:  # our bug: the client gets a 500 with the id, the log gets the rest
         log.error("handler failed", path=request.path, request_id=request.request_id, exc_info=fault)
         response = problem_response(broken(), request.request_id, request.path)
-    table.metrics.count_request(label, request.method, response.status)
+    ended_s = perf_counter()
+    table.metrics.count_request(label, request.method, response.status, ended_s - began_s)
+    if table.lines.wants(label, response.status, is_express=lane is Lane.EXPRESS, second=int(ended_s)):
+        _write_line(table.lines, label, request, response.status, ended_s - began_s)
     return response
+
+
+def _write_line(lines: RequestLog, label: str, request: Request, status: int, took_s: float) -> None:
+    """Write a request's line; the query is left out, because people put secrets there."""
+    left_out, lines.left_out = lines.left_out, 0
+    more = {"left_out": left_out} if left_out else {}
+    log.info(
+        "request",
+        request_id=request.request_id,
+        principal=request.principal.subject,
+        route=label,
+        method=request.method,
+        path=request.path,
+        status=status,
+        duration_ms=round(took_s * 1000, 3),
+        **more,
+    )

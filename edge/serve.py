@@ -54,6 +54,7 @@ from engine.log import StreamFacts
 from engine.log_control import LogControl
 from engine.metrics import Metrics
 from engine.nats_server import EmbeddedLog
+from engine.request_log import RequestLog
 from engine.settings import Settings
 from engine.settle_book import SettleBook
 
@@ -226,6 +227,7 @@ async def _listen(node: Node, guard: Guard, keeper: LogKeeper, task_status: trio
     """Serve clients until draining begins, then let them go."""
     settings, root = node.settings, node.root
     table = make_table(node, guard)
+    table.lines = RequestLog(settings.log_express)
     quart = QuartLane(table)
     upgrade = partial(upgrade_connection, table, node.draining)
     listener = Listener(table, quart.serve, upgrade, settings.connections, settings.connections_per_ip)

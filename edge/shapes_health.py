@@ -149,7 +149,9 @@ OPERATIONS: Final[dict[str, Operation]] = {
         "metrics", "Every task that waits: its state, its mailbox, its restarts.", json_answer("The tree.", ActorTree)
     ),
     "GET /metrics": Operation(
-        "metrics", "Prometheus text, version 0.0.4.", {200: Answer("The figures.", {TEXT: {"type": "string"}})}
+        "metrics",
+        "Prometheus text, version 0.0.4, or OpenMetrics where Accept prefers it.",
+        {200: Answer("The figures.", {TEXT: {"type": "string"}, "application/openmetrics-text": {"type": "string"}})},
     ),
     "GET /": Operation("health", "", json_answer("Its name, and where to go on.", Start)),
 }

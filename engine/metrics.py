@@ -7,10 +7,42 @@ Rules of the file:
 What must change with it: `edge/metrics.py` gives the names and the text.
 """
 
+from bisect import bisect_left
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Final
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+
+BOUNDS_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+"""From what the express lane takes to what nobody waits for."""
+
+
+@dataclass(slots=True)
+class Histogram:
+    """How long things took: counts between bounds, and their sum.
+
+    Args:
+        counts: one for each of `BOUNDS_S`, and one for what took longer.
+        sum_s: of all of them.
+    """
+
+    counts: list[int] = field(default_factory=lambda: [0] * (len(BOUNDS_S) + 1))
+    sum_s: float = 0.0
+
+    def observe(self, took_s: float) -> None:
+        """Count one."""
+        self.counts[bisect_left(BOUNDS_S, took_s)] += 1
+        self.sum_s += took_s
+
+    def cumulated(self) -> list[tuple[str, int]]:
+        """Give the bounds, as text, with how many took no longer."""
+        total, found = 0, list[tuple[str, int]]()
+        for bound, count in zip([*map(str, BOUNDS_S), "+Inf"], self.counts, strict=True):
+            total += count
+            found.append((bound, total))
+        return found
 
 
 @dataclass(slots=True)
@@ -19,16 +51,27 @@ class Metrics:
 
     Args:
         requests: by route, method and status.
+        durations: how long answers took, by route.
         upgrades: WebSocket sessions by route.
         query_rows: rows that queries gave.
         queries_shed: queries told to come back.
     """
 
     requests: Counter[tuple[str, str, int]] = field(default_factory=Counter)
+    durations: dict[str, Histogram] = field(default_factory=dict)
     upgrades: Counter[str] = field(default_factory=Counter)
     query_rows: int = 0
     queries_shed: int = 0
 
-    def count_request(self, route: str, method: str, status: int) -> None:
-        """Note an answer; a method that nobody knows counts as `other`."""
+    def count_request(self, route: str, method: str, status: int, took_s: float | None = None) -> None:
+        """Note an answer; a method that nobody knows counts as `other`.
+
+        Args:
+            took_s: from its head to its last byte handed over, None where that says nothing.
+        """
         self.requests[route, method if method in METHODS else "other", status] += 1
+        if took_s is not None:
+            histogram = self.durations.get(route)
+            if histogram is None:
+                histogram = self.durations[route] = Histogram()
+            histogram.observe(took_s)

@@ -21,6 +21,7 @@ from pydantic_settings import SettingsConfigDict
 from engine.endpoints import endpoints_of
 from engine.errors import Refused
 from engine.names import check_subject_name, check_token
+from engine.request_log import check_rule
 from engine.settings_identity import IdentitySettings, is_loopback
 
 
@@ -148,6 +149,11 @@ class Settings(IdentitySettings):
     )
     dead_stream: Annotated[str, AfterValidator(check_token)] = Field(
         "SNAPFS_DLQ", alias="HEADGATE_DEAD_STREAM", description="the log's stream of dead letters"
+    )
+    log_express: Annotated[str, AfterValidator(check_rule)] = Field(
+        "errors",
+        alias="HEADGATE_LOG_EXPRESS",
+        description="express-lane requests with a log line: `errors` (500 and above), `all`, `off`, `1/N`",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", alias="HEADGATE_LOG_LEVEL", description="least level of the log lines on stderr"

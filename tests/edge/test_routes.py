@@ -217,7 +217,9 @@ async def test_a_bug_is_a_500_that_says_nothing_but_the_id() -> None:
     assert response.status == 500
     assert b"secret" not in response.body
     assert orjson.loads(response.body)["request_id"] == "id-1"
-    [line] = lines
+    [line, request_line] = lines
+    assert (request_line["log_level"], request_line["request_id"], request_line["status"]) == ("info", "id-1", 500)
+    assert line["log_level"] == "error"
     assert (line["request_id"], line["path"], str(line["exc_info"])) == ("id-1", "/a", "secret of the house")
 
 

@@ -145,6 +145,7 @@ MALFORMED: dict[str, list[str]] = {
     "JWKS_URL": ["http://keys.example/", "keys.example", "https://", "file:///etc/passwd"],
     "JWT_LEEWAY_S": ["-1", "61", "nan"],
     "CORS_ORIGINS": ["app.example", "https://a/", "https://a/b", "ftp://a", "https://a;https://b/"],
+    "HEADGATE_LOG_EXPRESS": ["", "some", "1/0", "1/", "2/3", "1/x", "1/-1"],
     "HEADGATE_LOG_LEVEL": ["trace", "INFO", ""],
 }
 SECRET = {"HEADGATE_API_KEYS", "API_GATEWAY_KEY", "HEADGATE_TOKEN_SECRET", "JWT_SECRET"}
