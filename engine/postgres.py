@@ -175,8 +175,8 @@ class Postgres:
                 await asyncio.sleep(0)  # asyncpg asks the server to cancel what was running as soon as it may
                 connection.terminate()
             await self._pool.release(connection, timeout=CLOSE_WITHIN_S)
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
-            return  # it broke while it was being reset: the pool has dropped it
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError):
+            return  # it broke while it was being reset, or before: the pool has dropped it already
 
     def _make_pool(self) -> asyncpg.Pool:
         return asyncpg.create_pool(

@@ -236,7 +236,11 @@ def test_whatever_happens_no_scan_is_live_for_ever_and_no_agent_has_too_much(cha
                 roster.detach(*connections.pop(chance.randrange(len(connections))), now)
             case 2 | 3 if agent_id in roster.agents and roster.agents[agent_id].is_connected:
                 commands += 1
-                start(roster, agent_id, f"c{commands}", now, timeout_s=chance.choice((5.0, 500.0)))
+                try:
+                    start(roster, agent_id, f"c{commands}", now, timeout_s=chance.choice((5.0, 500.0)))
+                except Unavailable as shed:
+                    assert shed.kind.code == "agents.busy"
+                    assert len(roster.agents[agent_id].queue) == QUEUE_COUNT
             case 4 | 5 if connections:
                 roster.next_to_send(*chance.choice(connections), now)
             case 6:
