@@ -85,7 +85,7 @@ class Connection:
         self.scope = trio.CancelScope()
         self.is_late = False
         self.stream = stream
-        self._peer = peer
+        self.peer = peer
         self._table = table
         self._hand_over = hand_over
         self._upgrade = upgrade
@@ -104,7 +104,7 @@ class Connection:
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # the client went away: nothing to say, nobody to say it to
         except Exception as fault:  # the guard of `DESIGN.md` section 9: one connection's failure is its own
-            log.error("connection failed", peer=self._peer, phase=self.phase.value, exc_info=fault)
+            log.error("connection failed", peer=self.peer, phase=self.phase.value, exc_info=fault)
 
     async def _serve(self) -> None:
         while True:
@@ -189,7 +189,7 @@ class Connection:
             head.path,
             head.query,
             head.headers,
-            self._peer,
+            self.peer,
             request_id,
             read_body,
             begin=begin,

@@ -21,11 +21,11 @@ from typing import Any, Final
 import trio
 
 from edge.express import Connection
+from edge.guard import Passed
 from edge.handover import send_in_pieces
 from edge.normaliser import Head
 from edge.responses import request_id_of
-from engine.errors import Refused
-from engine.identity import Principal
+from engine.errors import Fault, Refused
 
 ADMITTED: Final = "headgate.admitted"
 """Where the application finds who asks, in the state of its request."""
@@ -56,7 +56,7 @@ class Gate(trio.abc.HalfCloseableStream):
         admit: says who asks, or refuses; asked before a body is read.
     """
 
-    def __init__(self, connection: Connection, head: Head, admit: Callable[[Head], Awaitable[Principal]]) -> None:
+    def __init__(self, connection: Connection, head: Head, admit: Callable[[Head, str], Awaitable[Passed]]) -> None:
         self.state: dict[str, Any] = {}
         self._admit = admit
         self.socket = connection.stream.socket
@@ -121,10 +121,10 @@ class Gate(trio.abc.HalfCloseableStream):
         self.state.pop(ADMITTED, None)
         try:
             if head.length != 0:
-                self.state[ADMITTED] = await self._admit(head)
+                self.state[ADMITTED] = await self._admit(head, connection.peer)
             body = await connection.read_body(head, MOST_BODY_BYTES)
-        except Refused as refusal:
-            await connection.refuse(refusal, head.path)
+        except Fault as fault:
+            await connection.refuse(fault, head.path)
             return b""
         self._answered = trio.Event()
         return _encode(head, body)

@@ -8,17 +8,19 @@ Source: RFC 6750; `RELIABILITY.md` 4.5.
 """
 
 import re
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 import trio
 from trio_websocket import WebSocketConnection
 
 from actors.identity import Authenticator
+from actors.limits import Limiter
 from edge.http import Request
 from edge.sockets import close_socket
 from engine.errors import Refused
-from engine.identity import NOBODY, OPEN, Principal, Scope
+from engine.identity import NOBODY, OPEN, Kind, Principal, Scope
+from engine.limits import POLICY_OF_SCOPE, address_of
 from engine.settings_identity import is_loopback
 
 BEARER_PROTOCOL: Final = "headgate.bearer"
@@ -29,6 +31,24 @@ _CREDENTIAL: Final = re.compile(r"[A-Za-z0-9\-._~+/]+=*\Z")
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
+class Passed(NamedTuple):
+    """A request that the guard let pass.
+
+    Args:
+        principal: who asks.
+        told: headers that its answer gets.
+    """
+
+    principal: Principal
+    told: dict[str, str]
+
+
+_NOTHING: Final[dict[str, str]] = {}
+"""Shared: nobody may change what a guard tells."""
+_OPEN: Final = Passed(OPEN, _NOTHING)
+_NOBODY: Final = Passed(NOBODY, _NOTHING)
+
+
 class Guard:
     """Decides who passes.
 
@@ -36,36 +56,71 @@ class Guard:
         authenticator: knows who they are.
         is_open: authentication is off.
         origins: whose pages may talk to the gateway; `*` for all.
+        trusted: networks of proxies whose word about their client's address counts.
     """
 
-    def __init__(self, authenticator: Authenticator, *, is_open: bool, origins: frozenset[str]) -> None:
+    def __init__(
+        self,
+        authenticator: Authenticator,
+        *,
+        is_open: bool,
+        origins: frozenset[str],
+        trusted: tuple[str, ...] = (),
+    ) -> None:
         self.authenticator = authenticator
         self.is_open = is_open
+        self.limiter: Limiter | None = None
         self._origins = origins
+        self._trusted = trusted
 
-    async def admit(self, method: str, headers: dict[str, str], scope: Scope | None) -> Principal:
+    async def admit(
+        self, method: str, headers: dict[str, str], peer: str, scope: Scope | None, limits: tuple[str, ...] = ()
+    ) -> Passed:
         """Let a request pass.
 
         Args:
             method: upper case.
             headers: names in lower case to values.
+            peer: the connection's other end.
             scope: what the route asks for, None when it is public.
+            limits: policies of the route, beside those of its scope.
 
         Raises:
             Refused: it may not; 401 or 403.
+            Unavailable: it is over a limit; 429.
         """
+        passed = _OPEN if self.is_open else _NOBODY
         if self.is_open:
             if "origin" in headers and method not in _SAFE:
                 self.check_origin(headers)
-            return OPEN
-        if scope is None:
-            return NOBODY
+        elif scope is not None:
+            try:
+                passed = Passed(await self._recognise(headers, scope), _NOTHING)
+            except Refused as refusal:
+                if self.limiter is not None and refusal.kind.status == 401:
+                    await self.limiter.take(self.limiter.find(("ip",)), f"a:{self._address(headers, peer)}")
+                raise
+        if self.limiter is None or (scope is None and not limits):
+            return passed
+        principal = passed.principal
+        is_known = principal.kind is not Kind.OPEN
+        names = limits if scope is None else (*limits, "requests", POLICY_OF_SCOPE.get(scope, ""))
+        policies = self.limiter.find(names)
+        if not policies:
+            return passed
+        who = f"p:{principal.subject}" if is_known else f"a:{self._address(headers, peer)}"
+        return Passed(principal, await self.limiter.take(policies, who))
+
+    async def _recognise(self, headers: dict[str, str], scope: Scope) -> Principal:
         credential = credential_of(headers)
         if credential is None:
             raise Refused("identity.no-credentials", f"expected an API key or a token with the scope {scope}")
         principal = await self.authenticator.recognise(credential)
         principal.check_scope(scope)
         return principal
+
+    def _address(self, headers: dict[str, str], peer: str) -> str:
+        return address_of(peer, headers.get("x-forwarded-for", ""), self._trusted)
 
     async def admit_socket(self, request: Request, scope: Scope | None) -> Principal:
         """Let a WebSocket request pass; its subprotocols show no token afterwards.
@@ -88,7 +143,7 @@ class Guard:
                 request.headers["sec-websocket-protocol"] = plain
             token = tokens[0].removeprefix(f"{BEARER_PROTOCOL}.")
             headers = {**request.headers, "authorization": f"Bearer {token}"}
-        return await self.admit("GET", headers, scope)
+        return (await self.admit("GET", headers, request.peer, scope)).principal
 
     def check_origin(self, headers: dict[str, str]) -> None:
         """Keep out pages of other origins, which a browser lets send what it would not let them read.

@@ -41,6 +41,7 @@ class Request:
         begin: begins an answer whose body is sent in pieces, and gives what sends one. The handler then returns the
             response it began; whatever else it ends with, the body is cut, which a client can tell from its end.
         wait_left: returns when the client has closed its end.
+        told: headers of the answer that the guard adds, whatever the handler says.
         principal: who asks; the guard says so before a handler sees the request.
     """
 
@@ -55,6 +56,7 @@ class Request:
     begin: "Callable[[Response], Awaitable[SendPiece]]" = cannot_stream
     wait_left: Callable[[], Awaitable[None]] = trio.sleep_forever
     principal: Principal = NOBODY
+    told: dict[str, str] = field(default_factory=dict)
 
     def parameters(self) -> dict[str, str]:
         """Give the query's parameters; the last of a repeated one wins.

@@ -39,7 +39,7 @@ def problem_response(fault: Fault, request_id: str, instance: str = "") -> Respo
     }
     for name, value in fault.members.items():
         body.setdefault(name, value)
-    headers: dict[str, str] = {}
+    headers = dict(fault.headers)
     retry_after_s = getattr(fault, "retry_after_s", None)
     if retry_after_s is not None:
         headers["Retry-After"] = str(max(1, ceil(retry_after_s)))

@@ -29,13 +29,13 @@ from quart_trio import QuartTrio
 
 from edge.express import Connection
 from edge.gate import ADMITTED, MOST_BODY_BYTES, Gate
+from edge.guard import Passed
 from edge.http import Request, Response
 from edge.normaliser import MAX_HEAD_BYTES, Head, check_head
 from edge.problems import problem_response
 from edge.responses import SECURITY, request_id_of
 from edge.routes import RouteTable, respond
-from engine.errors import Refused
-from engine.identity import Principal
+from engine.errors import Fault, Refused
 
 BODY_WITHIN_S: Final = 30.0
 METHODS: Final = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"]
@@ -74,10 +74,16 @@ class QuartLane:
         gate = Gate(connection, head, self._admit)
         await _Server(self._wrapped, self._config, self._context, gate).run()
 
-    async def _admit(self, head: Head) -> Principal:
+    async def _admit(self, head: Head, peer: str) -> Passed:
         """Say who asks, before a body is read; a request without a body is looked at by `respond`."""
-        route = self._table.find(head.method, head.path)
-        return await self._table.admit(head.method, head.headers, route)
+        label = "unknown"
+        try:
+            route = self._table.find(head.method, head.path)
+            label = route.path
+            return await self._table.admit(head.method, head.headers, peer, route)
+        except Fault as fault:
+            self._table.metrics.count_request(label, head.method, fault.kind.status, 0.0)
+            raise
 
     async def _guarded(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Check the head as the express lane does, before the framework sees the request."""

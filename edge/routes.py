@@ -18,12 +18,12 @@ from time import perf_counter
 import structlog
 import trio
 
-from edge.guard import Guard
-from edge.http import Handler, Request, Response
+from edge.guard import Guard, Passed
+from edge.http import Handler, Request, Response, SendPiece
 from edge.problems import broken, problem_response
 from edge.sockets import Negotiated, Session
 from engine.errors import Fault, Refused
-from engine.identity import NOBODY, Principal, Scope
+from engine.identity import NOBODY, Scope
 from engine.metrics import Metrics
 from engine.request_log import RequestLog
 
@@ -49,6 +49,7 @@ class Route:
         summary: one line for the documents.
         admit: refuses before the body is read, None when everything is admitted.
         scope: what a caller needs, None when the route is public.
+        limits: names of policies that hold here, beside those of the scope.
     """
 
     method: str
@@ -58,6 +59,7 @@ class Route:
     summary: str
     admit: Callable[[], None] | None = None
     scope: Scope | None = field(kw_only=True)
+    limits: tuple[str, ...] = ()
 
     def parameters_of(self, path: str) -> dict[str, str]:
         """Give what a path that fits holds where the template has names."""
@@ -139,17 +141,18 @@ class RouteTable:
             raise Refused("request.upgrade-required", f"{path} speaks WebSocket: connect with ws://…{path}")
         raise Refused("request.no-such-path", f"there is nothing at {path}")
 
-    async def admit(self, method: str, headers: dict[str, str], route: Route) -> Principal:
-        """Say who asks, if they may ask this.
+    async def admit(self, method: str, headers: dict[str, str], peer: str, route: Route) -> Passed:
+        """Say who asks, if they may ask this, now.
 
         Raises:
             Refused: they may not.
+            Unavailable: they ask too much.
         """
         if self.guard is not None:
-            return await self.guard.admit(method, headers, route.scope)
+            return await self.guard.admit(method, headers, peer, route.scope, route.limits)
         if route.scope is not None:
             raise RuntimeError(f"{route.path} asks for a scope, and nobody looks")
-        return NOBODY
+        return Passed(NOBODY, {})
 
     def _path_in_table(self, path: str) -> str:
         """Give a path as the table writes it: itself, the template that it fits, or nothing."""
@@ -175,7 +178,7 @@ def _fits(segments: list[str], names: list[str]) -> bool:
     return all(text == name or (text != "" and name[:1] == "{") for text, name in pairs)
 
 
-async def respond(table: RouteTable, request: Request, admitted: Principal | None = None) -> Response:
+async def respond(table: RouteTable, request: Request, admitted: Passed | None = None) -> Response:
     """Answer a request, whatever happens: a fault is its problem body, a bug is a 500 that names the request.
 
     Args:
@@ -187,7 +190,10 @@ async def respond(table: RouteTable, request: Request, admitted: Principal | Non
     try:
         route = table.find(request.method, request.path)
         label, lane = route.path, route.lane
-        request.principal = admitted or await table.admit(request.method, request.headers, route)
+        passed = admitted or await table.admit(request.method, request.headers, request.peer, route)
+        request.principal = passed.principal
+        if passed.told:
+            _tell(request, passed.told)
         if "{" in label:
             request.path_parameters = route.parameters_of(request.path)
             if (durable := request.path_parameters.get("durable")) is not None:
@@ -205,11 +211,25 @@ async def respond(table: RouteTable, request: Request, admitted: Principal | Non
     except Exception as fault:  # our bug: the client gets a 500 with the id, the log gets the rest
         log.error("handler failed", path=request.path, request_id=request.request_id, exc_info=fault)
         response = problem_response(broken(), request.request_id, request.path)
+    if request.told:
+        response.headers = {**request.told, **response.headers}
     ended_s = perf_counter()
     table.metrics.count_request(label, request.method, response.status, ended_s - began_s)
     if table.lines.wants(label, response.status, is_express=lane is Lane.EXPRESS, second=int(ended_s)):
         _write_line(table.lines, label, request, response.status, ended_s - began_s)
     return response
+
+
+def _tell(request: Request, told: dict[str, str]) -> None:
+    """Have the request's answer carry these headers, also when it is sent in pieces."""
+    request.told = told
+    begin = request.begin
+
+    async def begin_telling(response: Response) -> SendPiece:
+        response.headers = {**told, **response.headers}
+        return await begin(response)
+
+    request.begin = begin_telling
 
 
 def _write_line(lines: RequestLog, label: str, request: Request, status: int, took_s: float) -> None:

@@ -38,6 +38,7 @@ from edge.logs import configure_logs
 from edge.node import Node
 from edge.quart_lane import QuartLane
 from edge.serve_identity import open_identity
+from edge.serve_limits import open_limits
 from edge.serve_postgres import make_catalog, open_databases, open_embedded_postgres
 from edge.table import make_table
 from edge.upgrades import upgrade_connection
@@ -108,6 +109,7 @@ async def serve(settings: Settings, *, task_status: trio.TaskStatus[str] = trio.
             open_embedded_postgres(settings, nest) as locate_database,
             trio.open_nursery() as children,
             open_bridge() as bridge,
+            open_limits(settings, root, bridge, guard),
             open_databases(settings, root, bridge, locate_database) as postgres,
         ):
             signals.start_soon(_watch_signals, draining)

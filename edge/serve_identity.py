@@ -52,7 +52,9 @@ async def open_identity(settings: Settings, root: Actor) -> AsyncIterator[Guard]
         nursery.start_soon(partial(supervise, root, "identity", authenticator.run, mailbox=authenticator.mailbox))
         if jwts is not None:
             nursery.start_soon(partial(supervise, root, "jwks", jwts.run))
-        yield Guard(authenticator, is_open=settings.is_open, origins=settings.origins)
+        yield Guard(
+            authenticator, is_open=settings.is_open, origins=settings.origins, trusted=settings.trusted_networks
+        )
         nursery.cancel_scope.cancel()
 
 

@@ -46,8 +46,9 @@ def make_table(node: Node, guard: Guard) -> RouteTable:
         scope: Scope | None,
         summary: str,
         admit: Callable[[], None] | None = None,
+        limits: tuple[str, ...] = (),
     ) -> Route:
-        return Route(method, path, partial(handler, node), lane, summary, admit, scope=scope)
+        return Route(method, path, partial(handler, node), lane, summary, admit, scope=scope, limits=limits)
 
     express, quart = Lane.EXPRESS, Lane.QUART
     manage: Scope = "stream:manage"
@@ -88,7 +89,15 @@ def make_table(node: Node, guard: Guard) -> RouteTable:
             route("POST", f"{prefix}/cache/batch", post_cache_batch, express, "ingest:write", "Which files are known?")
         )
         routes.append(
-            route("POST", f"{prefix}/auth/token", post_token, quart, None, "A short-lived token for an API key")
+            route(
+                "POST",
+                f"{prefix}/auth/token",
+                post_token,
+                quart,
+                None,
+                "A short-lived token for an API key",
+                limits=("ip",),
+            )
         )
         may_query = partial(check_query_room, node)
         routes.append(

@@ -98,6 +98,8 @@ def _kinds() -> dict[str, Kind]:
         Kind("query.too-slow", refused, 422, 4522, "The query took longer than the limit"),
         Kind("query.too-large", refused, 422, 4522, "The query needs more than the limit"),
         Kind("query.off", refused, 501, 4550, "This gateway keeps no catalog to query"),
+        Kind("limits.exceeded", unavailable, 429, 4013, "Too many requests"),
+        Kind("limits.away", unavailable, 503, 4012, "The shared limits are not reachable"),
         Kind("query.busy", unavailable, 429, 4013, "Too many queries are running"),
         Kind("postgres.refused", refused, 400, 4500, "PostgreSQL refused this"),
         Kind("postgres.down", unavailable, 503, 4015, "PostgreSQL is not reachable"),
@@ -120,6 +122,8 @@ class Fault(Exception):
         code: a code of `KINDS` whose situation is this class's.
         detail: for a person: what was wrong, what was expected, the limit.
         members: extra members of the problem body, JSON values.
+
+    `headers` go with the answer, beside those that the code brings.
     """
 
     situation: ClassVar[Situation]
@@ -132,6 +136,7 @@ class Fault(Exception):
         self.kind = kind
         self.detail = detail
         self.members = members
+        self.headers: dict[str, str] = {}
 
     def __str__(self) -> str:
         """Give the explanation alone."""

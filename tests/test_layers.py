@@ -37,6 +37,7 @@ DRIVERS: dict[str, set[str]] = {
     "engine.jetstream": {"engine.nats"},
     "engine.jwks": set(),  # a key set, over HTTP
     "engine.keys_file": set(),  # the keys and the secret in the data folder
+    "engine.limits_redis": {"engine.bridge"},
     "engine.log_control": {"engine.bridge"},
     "engine.monitor": set(),  # a log server's monitoring, over HTTP
     "engine.nats": set(),
@@ -80,7 +81,13 @@ NEVER_NAMED_IN_A_RULE = {
 
 # asyncio and the libraries that need it live behind the bridge, and nowhere else.
 BEHIND_THE_BRIDGE = {"asyncio", "asyncpg", "nats", "redis", "uvloop"}
-BRIDGE_MODULES = {"engine.bridge", "engine.hashes_redis", "engine.log_control", "engine.postgres"}
+BRIDGE_MODULES = {
+    "engine.bridge",
+    "engine.hashes_redis",
+    "engine.limits_redis",
+    "engine.log_control",
+    "engine.postgres",
+}
 
 # Neither deciding nor waiting knows who asks.
 EDGE_ALONE = {"cyclopts", "h11", "httptools", "hypercorn", "quart", "quart_trio", "rich", "trio_websocket", "wsproto"}
@@ -100,6 +107,7 @@ COMPOSERS = {
     "edge.cli_keys",  # changes the keys file
     "edge.agent_command",  # runs a command for each batch
     "edge.demo_gateway",  # runs the gateway as a child process
+    "edge.serve_limits",  # its part for limits: Redis
     "edge.serve_identity",  # opened by edge.serve: reads the keys file
     "edge.doctor",  # examines the installation: the log's binary, its monitoring
 }

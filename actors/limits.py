@@ -1,0 +1,90 @@
+"""Holds requests to their limits, together with other gateways where there is a Redis.
+
+Rules of the file:
+- A limit is exact across gateways while Redis answers. While it does not, each gateway counts by itself: G gateways
+  then allow at most G times the quota, and no request waits for Redis longer than its time-out.
+- After a failure Redis is left alone for `REST_S`, so that its absence costs one slow request a second and gateway.
+
+Back-pressure: sheds, 429 with when to come back.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Final
+
+import structlog
+import trio
+
+from actors.tree import Mailbox
+from engine.errors import Unavailable
+from engine.limits import MICROS, MOST_BUCKETS, Buckets, Judgement, Policy, headers_of
+from engine.limits_redis import SharedBuckets
+
+log = structlog.get_logger("limits")
+REST_S: Final = 1.0
+
+
+class Limiter:
+    """Counts requests.
+
+    Args:
+        policies: by name.
+        shared: buckets of all gateways, None where each counts by itself.
+    """
+
+    def __init__(self, policies: dict[str, Policy], shared: SharedBuckets | None) -> None:
+        self.refused: Counter[str] = Counter()
+        self.error: str | None = None
+        self._policies = policies
+        self._shared = shared
+        self._buckets = Buckets()
+        self._rests_until = -1.0
+
+    def mailbox(self) -> Mailbox:
+        """Say how many buckets are in memory."""
+        return Mailbox(len(self._buckets), MOST_BUCKETS)
+
+    def find(self, names: Sequence[str]) -> list[Policy]:
+        """Give those of these policies that are active."""
+        return [self._policies[name] for name in names if name in self._policies]
+
+    async def take(self, policies: Sequence[Policy], who: str) -> dict[str, str]:
+        """Count a request, and give the headers that say how much is left.
+
+        Raises:
+            Unavailable: it is over a limit; it carries when to come back, and the same headers.
+        """
+        if not policies:
+            return {}
+        judgements = await self._judge(policies, who)
+        headers = headers_of(judgements)
+        refusing = [one for one in judgements if not one.is_allowed]
+        if refusing:
+            for one in refusing:
+                self.refused[one.policy.name] += 1
+            names = [one.policy.name for one in refusing]
+            wait_s = max(one.retry_us for one in refusing) / MICROS
+            fault = Unavailable(
+                "limits.exceeded",
+                f"over the limit {' and '.join(str(one.policy) for one in refusing)}; come back in {wait_s:.3g} s",
+                wait_s,
+                **{"violated-policies": names},
+            )
+            fault.headers.update(headers)
+            raise fault
+        return headers
+
+    async def _judge(self, policies: Sequence[Policy], who: str) -> list[Judgement]:
+        now = trio.current_time()
+        if self._shared is not None and now >= self._rests_until:
+            try:
+                found = await self._shared.take(policies, who)
+            except Unavailable as problem:
+                if self.error is None:
+                    log.warning("Redis does not answer: each gateway counts by itself", error=problem.detail)
+                self.error = problem.detail
+                self._rests_until = trio.current_time() + REST_S
+            else:
+                self.error = None
+                return found
+        return self._buckets.take(policies, who, int(now * MICROS))

@@ -1,0 +1,217 @@
+"""How much somebody may ask: the generic cell rate algorithm, named policies, and tables that stay small.
+
+A bucket is one number, the *theoretical arrival time*: when it would be empty if nobody asked any more. All times here
+are whole microseconds, so that what a limit allows is exact, here and in the Redis script (`engine/limits_redis.py`),
+which does the same sums.
+
+Rules of the file:
+- No clock: `now_us` is given, of any origin. A clock that jumps back costs nobody more than one window.
+- Policies are judged together: a request that one of them refuses uses up nothing of the others.
+- The tables are bounded: what is forgotten under pressure is a bucket that was not used for longest.
+
+Source: X6, S1.3, S3.4, S4.8; draft-ietf-httpapi-ratelimit-headers; T19.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from ipaddress import IPv6Address, ip_address, ip_network
+from math import ceil
+from typing import Final, NamedTuple
+
+from engine.identity import Scope
+
+MICROS: Final = 1_000_000
+MOST_BUCKETS: Final = 100_000
+"""About 20 MiB at the most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """So many requests in a window.
+
+    Args:
+        name: in headers, problems and metrics.
+        quota_count: how many.
+        window_s: seconds.
+    """
+
+    name: str
+    quota_count: int
+    window_s: int
+
+    @property
+    def interval_us(self) -> int:
+        """What one request costs."""
+        return ceil(self.window_s * MICROS / self.quota_count)
+
+    @property
+    def burst_us(self) -> int:
+        """What a full bucket holds."""
+        return self.interval_us * self.quota_count
+
+    def __str__(self) -> str:
+        """Give it as `RateLimit-Policy` has it."""
+        return f'"{self.name}";q={self.quota_count};w={self.window_s}'
+
+
+class Judgement(NamedTuple):
+    """What a policy says of one request.
+
+    Args:
+        policy: which.
+        is_allowed: whether there was room.
+        remaining_count: how many more there is room for now.
+        reset_us: when there is room for all again, from now.
+        retry_us: when there is room for one, from now; 0 when there was.
+    """
+
+    policy: Policy
+    is_allowed: bool
+    remaining_count: int
+    reset_us: int
+    retry_us: int
+
+
+def ahead_of(arrival_us: int | None, now_us: int, policy: Policy) -> int:
+    """Give how far a bucket's theoretical arrival lies ahead: from 0, empty, to all that it holds."""
+    return 0 if arrival_us is None else min(max(arrival_us - now_us, 0), policy.burst_us)
+
+
+def judge(ahead_us: int, policy: Policy) -> Judgement:
+    """Judge one more request on a bucket that is so full."""
+    after_us = ahead_us + policy.interval_us
+    if after_us > policy.burst_us:
+        return Judgement(policy, False, 0, ahead_us, after_us - policy.burst_us)
+    return Judgement(policy, True, (policy.burst_us - after_us) // policy.interval_us, after_us, 0)
+
+
+class Buckets:
+    """Buckets in memory.
+
+    Two generations: what is used moves into the young one; when that is full it becomes the old one, and the old one
+    is forgotten. So the memory is bounded whoever asks, at one dictionary update a request.
+
+    Args:
+        most: how many buckets at once.
+    """
+
+    def __init__(self, most: int = MOST_BUCKETS) -> None:
+        self._most_young = max(1, most // 2)
+        self._young: dict[tuple[str, str], int] = {}
+        self._old: dict[tuple[str, str], int] = {}
+
+    def __len__(self) -> int:
+        """Count the buckets."""
+        return len(self._young) + len(self._old)
+
+    def take(self, policies: Sequence[Policy], who: str, now_us: int) -> list[Judgement]:
+        """Judge a request by all policies, and count it if all allow it."""
+        aheads = [ahead_of(self._find((policy.name, who)), now_us, policy) for policy in policies]
+        judgements = [judge(ahead, policy) for ahead, policy in zip(aheads, policies, strict=True)]
+        is_allowed = all(one.is_allowed for one in judgements)
+        for one, ahead in zip(judgements, aheads, strict=True):
+            if is_allowed or ahead:  # whoever is refused is not forgotten for it
+                self._put((one.policy.name, who), now_us + (one.reset_us if is_allowed else ahead))
+        return judgements
+
+    def _find(self, key: tuple[str, str]) -> int | None:
+        found = self._young.get(key)
+        return found if found is not None else self._old.get(key)
+
+    def _put(self, key: tuple[str, str], arrival_us: int) -> None:
+        if len(self._young) >= self._most_young and key not in self._young:
+            self._old, self._young = self._young, {}
+        self._young[key] = arrival_us
+        self._old.pop(key, None)
+
+
+class Slots:
+    """So many at once.
+
+    Args:
+        name: in headers, problems and metrics.
+        most: how many.
+    """
+
+    def __init__(self, name: str, most: int) -> None:
+        self.name = name
+        self.most = most
+        self.taken = 0
+
+    def try_take(self) -> bool:
+        """Take a slot if there is one; whoever took it gives it back."""
+        if self.taken >= self.most:
+            return False
+        self.taken += 1
+        return True
+
+    def give_back(self) -> None:
+        """Give a slot back."""
+        if self.taken <= 0:
+            raise ValueError("a slot is given back that nobody took")
+        self.taken -= 1
+
+    def __str__(self) -> str:
+        """Give it as `RateLimit-Policy` has it."""
+        return f'"{self.name}";q={self.most};qu="concurrent-requests"'
+
+
+POLICY_OF_SCOPE: Final[dict[Scope, str]] = {"query:sql": "queries", "jobs:write": "cache-jobs"}
+"""The policy of the routes that ask for a scope, beside the one for every address."""
+
+
+def headers_of(judgements: Sequence[Judgement]) -> dict[str, str]:
+    """Give what a client is told: the draft's two fields for every policy, the old ones for the tightest."""
+    if not judgements:
+        return {}
+    tightest = min(judgements, key=lambda one: (one.is_allowed, one.remaining_count, -one.reset_us))
+    return {
+        "RateLimit-Policy": ", ".join(str(one.policy) for one in judgements),
+        "RateLimit": ", ".join(
+            f'"{one.policy.name}";r={one.remaining_count};t={ceil(one.reset_us / MICROS)}' for one in judgements
+        ),
+        "X-RateLimit-Limit": str(tightest.policy.quota_count),
+        "X-RateLimit-Remaining": str(tightest.remaining_count),
+        "X-RateLimit-Reset": str(ceil(tightest.reset_us / MICROS)),
+    }
+
+
+def address_of(peer: str, forwarded: str, trusted: Sequence[str]) -> str:
+    """Give the client's address, one text for all that is surely one client.
+
+    Args:
+        peer: the connection's other end.
+        forwarded: `X-Forwarded-For` as it came.
+        trusted: networks whose proxies are believed; the last address that is not one of theirs counts.
+    """
+    found = peer
+    if _is_in(peer, trusted):
+        for one in reversed([part.strip() for part in forwarded.split(",") if part.strip()]):
+            if not _is_address(one):
+                break  # beyond this nobody can be believed
+            found = one
+            if not _is_in(one, trusted):
+                break
+    try:
+        address = ip_address(found.partition("%")[0])
+    except ValueError:
+        return "unknown"
+    if isinstance(address, IPv6Address):
+        return str(address.ipv4_mapped or ip_network((address, 64), strict=False))
+    return str(address)
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_in(address: str, networks: Sequence[str]) -> bool:
+    try:
+        found = ip_address(address.partition("%")[0])
+    except ValueError:
+        return False
+    return any(found in ip_network(network) for network in networks)
