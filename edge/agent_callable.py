@@ -49,6 +49,7 @@ class Builtin:
 
 BUILTINS: Final[dict[str, Builtin]] = {
     "discard": Builtin("edge.agent_builtins:open_discard", "acknowledges everything, to empty a durable"),
+    "catalog": Builtin("edge.agent_catalog:open_catalog", "keeps the files in PostgreSQL, for a gateway far away"),
 }
 
 

@@ -26,6 +26,7 @@ EXAMPLES: Final = examples(
     "headgate agent --durable mysql --python store:handle --parallel 4",
     "headgate agent --durable nightly --once --json -- ./nightly.sh",
     "headgate agent --durable old --builtin discard --until-idle 5",
+    "DATABASE_URL=postgresql://db/files headgate agent --durable catalog --builtin catalog",
 )
 Seconds = Annotated[float, Parameter(validator=validators.Number(gte=0))]
 
@@ -65,7 +66,7 @@ async def agent(
         command: What to run, behind `--`.
         durable: The name that remembers the position; agents of one name share the work.
         python: Call module:function instead; it returns None or verdicts, and raises to give back.
-        builtin: Use a handler that comes with headgate instead: discard.
+        builtin: Use a handler that comes with headgate instead: discard, catalog.
         parallel: Batches worked on at once.
         credit: The most messages and bytes to hold, as in 100,1000000; auto leaves it to the gateway.
         batch: The most messages in one batch.

@@ -121,6 +121,11 @@ class StreamBatch:
         return len(self.messages)
 
     @property
+    def stream(self) -> str:
+        """The name of the stream that the positions belong to."""
+        return self._session.hello.stream
+
+    @property
     def epoch(self) -> str:
         """The life of the log that the positions belong to."""
         return self._session.hello.epoch

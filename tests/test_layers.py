@@ -103,6 +103,7 @@ ACTOR_INFRASTRUCTURE = {
 # The composition root opens drivers and starts actors; the others each open one thing of their own.
 COMPOSERS = {
     "edge.serve",
+    "edge.agent_catalog",  # opens the database that it writes into, as a process of its own
     "edge.serve_postgres",  # its part for PostgreSQL
     "edge.cli_keys",  # changes the keys file
     "edge.agent_command",  # runs a command for each batch
