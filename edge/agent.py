@@ -109,7 +109,9 @@ class AgentReport:
             "not said": self.tally.unsaid,
         }
         said = ", ".join(f"{count:,} {word}" for word, count in counts.items() if count or word == "acknowledged")
-        return f"{self.batches:,} batches, {self.messages:,} messages: {said}"
+        batches = f"{self.batches:,} {'batch' if self.batches == 1 else 'batches'}"
+        messages = f"{self.messages:,} {'message' if self.messages == 1 else 'messages'}"
+        return f"{batches}, {messages}: {said}"
 
     def to_json(self) -> dict[str, object]:
         """Give the last line of `--json`."""

@@ -12,7 +12,7 @@ Rules of the file:
 - Leaving the `for`, the `with` or the program, also by Ctrl-C, gives back what is held.
 """
 
-from collections.abc import Awaitable, Callable, Generator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -29,6 +29,7 @@ from edge.client import (
     Probe,
     ProbeAnswer,
     Published,
+    QueryResult,
     Readiness,
     Status,
     Stream,
@@ -129,6 +130,10 @@ class SyncClient:
             return await self._client.publish(events, subject=subject, key=key)
 
         return self._call(publish)
+
+    def query(self, sql: str, params: Mapping[str, object] | None = None) -> QueryResult:
+        """Ask the catalog in SQL; the parameters stand in it as `:name` or `%(name)s`."""
+        return self._call(self._client.query, sql, params)
 
     def ready(self) -> Readiness:
         """Ask once whether the gateway takes work."""

@@ -19,7 +19,7 @@ from tests.support.gateway import PROJECT_ROOT, Gateway, running_gateway
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     """One real gateway for the module; a test has a subject of its own."""
-    with running_gateway(tmp_path_factory.mktemp("sync") / "data") as running:
+    with running_gateway(tmp_path_factory.mktemp("sync") / "data", env={"HEADGATE_CATALOG": "on"}) as running:
         yield running
 
 
@@ -39,6 +39,14 @@ def test_publish_probe_and_ready_are_plain_calls(gateway: Gateway) -> None:
         assert client.publish([event], key="sync-1").received == 1
         assert client.publish([event], key="sync-1").duplicate
         assert [answer.is_hit for answer in client.probe([Probe("/s", 1, 5), Probe("/t", 1, 5)])] == [True, False]
+
+
+def test_the_catalog_is_asked_in_sql(gateway: Gateway) -> None:
+    """With named parameters; a mistake is refused in PostgreSQL's words."""
+    with SyncClient(gateway.url) as client:
+        assert client.query("select :n::int + 1 as more", {"n": 41}).rows == [{"more": 42}]
+        with pytest.raises(GatewayRefused, match="no_such_table"):
+            client.query("select * from no_such_table")
 
 
 def test_a_for_loop_is_an_agent(gateway: Gateway, own_subject: str, own_durable: str) -> None:
