@@ -19,6 +19,7 @@ from prometheus_client.openmetrics import exposition as openmetrics
 
 from edge.catalog import catalog_metrics
 from edge.http import Request, Response
+from edge.stream_metrics import stream_metrics
 from engine.gaps import REASONS
 from engine.scans import LIVE, ScanState
 
@@ -113,6 +114,7 @@ class _NodeCollector:
             value=node.metrics.queries_shed,
         )
         yield from _agents_metrics(node)
+        yield from stream_metrics(node.stream_v1)
         gaps = CounterMetricFamily("headgate_gaps", "Gaps that were announced, by reason.", labels=["reason"])
         for reason in REASONS:
             gaps.add_metric([reason], node.gaps.announced[reason])

@@ -9,6 +9,7 @@ import trio_websocket
 from tests.support.agent import open_agent
 from tests.support.agent_v1 import open_agent_v1
 from tests.support.gateway import Gateway
+from tests.support.http import ask
 from tests.support.nats_client import open_embedded_log
 from tests.support.waiting import wait_until
 
@@ -212,3 +213,28 @@ async def test_exclusive_means_alone(gateway: Gateway, own_subject: str, own_dur
                 async with open_agent_v1(gateway.url, durable, subject=own_subject, **second):
                     pass
             assert refused.value.status_code == 409
+
+
+async def test_what_was_settled_is_counted(gateway: Gateway, own_subject: str, own_durable: str) -> None:
+    """The metrics name verdicts and confirmations, and what is in agents' hands."""
+    await publish_frames(gateway, own_subject, *notes(1))
+    async with open_agent_v1(gateway.url, own_durable, subject=own_subject) as agent:
+        await agent.credit()
+        batch = await agent.receive()
+        before = await read_metrics(gateway)
+        assert before["headgate_stream_in_flight_messages"] >= 1
+        await agent.confirm(batch)
+        after = await read_metrics(gateway)
+        for name in ('headgate_stream_settled_total{verdict="ack"}', CONFIRMED):
+            assert after[name] == before[name] + 1
+        assert after["headgate_stream_in_flight_messages"] == before["headgate_stream_in_flight_messages"] - 1
+
+
+CONFIRMED = 'headgate_stream_confirmations_total{outcome="confirmed"}'
+
+
+async def read_metrics(gateway: Gateway) -> dict[str, float]:
+    """Every sample by its name and labels."""
+    text = (await ask(gateway.url, "GET", "/metrics")).body.decode()
+    lines = [one.rpartition(" ") for one in text.splitlines() if not one.startswith("#")]
+    return {name: float(value) for name, _, value in lines}
