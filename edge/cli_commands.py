@@ -64,6 +64,7 @@ app.command(scans)
         "headgate serve",
         "headgate serve --port 9000 --data /var/lib/headgate",
         "NATS_URL=nats://log.example:4222 headgate serve --host 0.0.0.0",
+        "headgate serve --tls-cert /etc/headgate/cert.pem --tls-key /etc/headgate/key.pem",
     )
 )
 def serve(
@@ -71,6 +72,9 @@ def serve(
     host: Annotated[str | None, Parameter(show_default=False)] = None,
     port: Annotated[int | None, Parameter(validator=validators.Number(gte=0, lte=65535))] = None,
     data: Path | None = None,
+    tls_cert: Path | None = None,
+    tls_key: Path | None = None,
+    tls_self_signed: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
     """Run a gateway, with its own log unless NATS_URL names one.
 
@@ -81,11 +85,16 @@ def serve(
         host: Address to listen on; HEADGATE_HOST, or 127.0.0.1.
         port: Port to listen on, 0 for a free one; PORT, or 8000.
         data: Folder of the log; HEADGATE_DATA, or ./headgate-data.
+        tls_cert: PEM file of the certificate and its chain: TLS is spoken; HEADGATE_TLS_CERT.
+        tls_key: PEM file of its key; HEADGATE_TLS_KEY.
+        tls_self_signed: TLS with a certificate of its own, DATA/tls/cert.pem, which clients take as --ca.
     """
     from edge.serve import run
     from engine.settings import load_settings
 
-    given: dict[str, object] = {"host": host, "port": port, "data": data}
+    given: dict[str, object] = {"host": host, "port": port, "data": data, "tls_cert": tls_cert, "tls_key": tls_key}
+    if tls_self_signed:
+        given["tls_self_signed"] = "on"
     return run(load_settings({name: value for name, value in given.items() if value is not None}))
 
 

@@ -113,12 +113,20 @@ class Client(QueryingClient):
         base_url: `http://host:port`, or https, with a path prefix where a proxy needs one.
         token: sent as `Authorization: Bearer …`.
         give_up_s: how long tries go on without any success.
+        tls: whom to trust where the address has https; None trusts what this machine trusts.
 
     Raises:
         ValueError: `base_url` is no http or https address, or the token cannot be a header.
     """
 
-    def __init__(self, base_url: str, token: str | None = None, *, give_up_s: float = GIVE_UP_S) -> None:
+    def __init__(
+        self,
+        base_url: str,
+        token: str | None = None,
+        *,
+        give_up_s: float = GIVE_UP_S,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         is_tls = check_base_url(base_url).startswith("https:")
         if token is not None and not _is_header_text(token):
             raise ValueError("the token has characters that a header cannot carry")
@@ -126,7 +134,8 @@ class Client(QueryingClient):
         self.give_up_s = give_up_s
         self._headers = {} if token is None else {"authorization": f"Bearer {token}"}
         # A context without roots is enough where no TLS is spoken, and loading the roots takes 100 ms.
-        self._tls = ssl.create_default_context() if is_tls else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        plain = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        self._tls = tls or (ssl.create_default_context() if is_tls else plain)
         self._http = httpx2.AsyncClient(
             headers=self._headers,
             verify=self._tls,

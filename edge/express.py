@@ -29,11 +29,13 @@ from edge.problems import problem_response
 from edge.responses import encode_response, request_id_of
 from edge.routes import Lane, RouteTable, respond
 from edge.streamed import StreamedAnswer, is_http_1_0
+from edge.tls_stream import ClientStream, NotTlsError, TlsStream
 from engine.errors import Fault, Refused
 
 log = structlog.get_logger("express")
 
 RECEIVE_BYTES: Final = 64 * 1024
+HANDSHAKE_WITHIN_S: Final = 10.0
 HEADER_WITHIN_S: Final = 5.0
 KEEP_ALIVE_S: Final = 15.0
 SEND_WITHIN_S: Final = 10.0
@@ -52,6 +54,7 @@ _REQUEST_START: Final = re.compile(rb"[A-Z]{1,20}(?: |\Z)")
 class Phase(Enum):
     """What a connection is doing."""
 
+    HANDSHAKE = "agreeing on TLS"
     IDLE = "between requests"
     HEAD = "reading a head"
     BODY = "reading a body"
@@ -73,15 +76,16 @@ class Connection:
 
     def __init__(
         self,
-        stream: trio.SocketStream,
+        stream: ClientStream,
         peer: str,
         table: RouteTable,
         hand_over: Callable[["Connection", Head], Awaitable[None]],
-        upgrade: Callable[[trio.SocketStream, bytes, Head, bytes, str], Awaitable[None]],
+        upgrade: Callable[[ClientStream, bytes, Head, bytes, str], Awaitable[None]],
         is_draining: Callable[[], bool],
     ) -> None:
-        self.phase = Phase.IDLE
-        self.deadline = trio.current_time() + HEADER_WITHIN_S
+        is_tls = isinstance(stream, TlsStream)
+        self.phase = Phase.HANDSHAKE if is_tls else Phase.IDLE
+        self.deadline = trio.current_time() + (HANDSHAKE_WITHIN_S if is_tls else HEADER_WITHIN_S)
         self.scope = trio.CancelScope()
         self.is_late = False
         self.stream = stream
@@ -98,13 +102,33 @@ class Connection:
         """Serve the connection until it ends; whatever happens, nothing is raised but cancellation from outside."""
         try:
             with self.scope:
-                await self._serve()
+                if not isinstance(self.stream, TlsStream) or await self._shake_hands(self.stream):
+                    await self._serve()
             if self.is_late and self.phase in {Phase.HEAD, Phase.BODY}:
                 await self.refuse(Refused("request.too-slow", "the request took too long to arrive"))
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # the client went away: nothing to say, nobody to say it to
         except Exception as fault:  # the guard of `DESIGN.md` section 9: one connection's failure is its own
             log.error("connection failed", peer=self.peer, phase=self.phase.value, exc_info=fault)
+
+    async def _shake_hands(self, stream: TlsStream) -> bool:
+        """Agree on TLS; False where the client speaks plain HTTP, which has then been told."""
+        handshakes = self._table.metrics.tls_handshakes
+        handshakes["failed"] += 1
+        try:
+            await stream.handshake()
+        except NotTlsError:
+            request_id = request_id_of({})
+            refusal = Refused("request.malformed", "this port speaks TLS: connect with https:// or wss://")
+            answer = problem_response(refusal, request_id)
+            await stream.transport.send_all(encode_response(answer, request_id, stays=False, head_only=False))
+            self.stream = stream.transport
+            await self._linger()
+            return False
+        handshakes["failed"] -= 1
+        handshakes["done"] += 1
+        self.phase = Phase.IDLE
+        return True
 
     async def _serve(self) -> None:
         while True:
@@ -206,8 +230,13 @@ class Connection:
 
     async def _wait_left(self) -> None:
         """Wait until the client has closed its end; one that has sent its next request already is taken for present."""
-        if self._buffer or self._unread or await self.stream.socket.recv(1, socket.MSG_PEEK):
+        if self._buffer or self._unread or await self._peek():
             await trio.sleep_forever()
+
+    async def _peek(self) -> bytes:
+        if isinstance(self.stream, TlsStream):
+            return await self.stream.peek()
+        return await self.stream.socket.recv(1, socket.MSG_PEEK)
 
     async def read_body(self, head: Head, limit_bytes: int) -> bytes:
         """Read a request's body.

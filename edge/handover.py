@@ -9,6 +9,8 @@ from typing import Final
 
 import trio
 
+from edge.tls_stream import ClientStream
+
 SEND_WITHIN_S: Final = 10.0
 SEND_PIECE_BYTES: Final = 64 * 1024
 """The deadline counts for a piece, so that a large answer to a slow but reading client is not cut."""
@@ -27,7 +29,7 @@ class ReplayStream(trio.abc.HalfCloseableStream):
     Closes: the connection, with `aclose`.
     """
 
-    def __init__(self, stream: trio.SocketStream, head_bytes: bytes, rest: bytes) -> None:
+    def __init__(self, stream: ClientStream, head_bytes: bytes, rest: bytes) -> None:
         self._stream = stream
         self._head_bytes = head_bytes
         self._rest = rest
@@ -67,7 +69,7 @@ class ReplayStream(trio.abc.HalfCloseableStream):
         await self._stream.aclose()
 
 
-async def send_in_pieces(stream: trio.SocketStream, data: bytes | bytearray | memoryview) -> None:
+async def send_in_pieces(stream: ClientStream, data: bytes | bytearray | memoryview) -> None:
     """Send with a deadline for each piece.
 
     Raises:

@@ -26,6 +26,8 @@ from edge.normaliser import Head
 from edge.problems import problem_response
 from edge.responses import encode_response, request_id_of
 from edge.routes import RouteTable
+from edge.tls import Certificates
+from edge.tls_stream import ClientStream, TlsStream
 from engine.errors import Unavailable
 
 log = structlog.get_logger("listener")
@@ -60,16 +62,19 @@ class Listener:
         upgrade: serves a connection as a WebSocket.
         most: connections at once.
         most_per_ip: of one address that is not loopback.
+        certificates: what TLS is spoken with, None for plain HTTP.
     """
 
     def __init__(
         self,
         table: RouteTable,
         hand_over: Callable[[Connection, Head], Awaitable[None]],
-        upgrade: Callable[[trio.SocketStream, bytes, Head, bytes, str], Awaitable[None]],
+        upgrade: Callable[[ClientStream, bytes, Head, bytes, str], Awaitable[None]],
         most: int,
         most_per_ip: int,
+        certificates: Certificates | None = None,
     ) -> None:
+        self._certificates = certificates
         self._table = table
         self._hand_over = hand_over
         self._upgrade = upgrade
@@ -126,7 +131,8 @@ class Listener:
         deadline = trio.current_time() + within_s
         await self._wait_emptied(min(LINGER_S, within_s))
         for connection in list(self._connections):
-            if connection.phase is Phase.IDLE and not _has_sent_more(connection):
+            is_quiet = connection.phase is Phase.IDLE and not _has_sent_more(connection)
+            if is_quiet or connection.phase is Phase.HANDSHAKE:
                 connection.scope.cancel()
         await self._wait_emptied(deadline - trio.current_time())
         self.cut()
@@ -166,7 +172,8 @@ class Listener:
             self.shed += 1
             await self._turn_away(stream)
             return
-        connection = Connection(stream, peer, self._table, self._hand_over, self._upgrade, lambda: self._draining)
+        client = stream if self._certificates is None else TlsStream(stream, self._certificates.context)
+        connection = Connection(client, peer, self._table, self._hand_over, self._upgrade, lambda: self._draining)
         self._connections.add(connection)
         self._per_ip[peer] += 1
         try:
@@ -176,7 +183,7 @@ class Listener:
             self._per_ip[peer] -= 1
             if not self._per_ip[peer]:
                 del self._per_ip[peer]
-            stream.socket.close()
+            _close(client)
             if not self._connections:
                 self._emptied.set()
 
@@ -186,6 +193,9 @@ class Listener:
         return self._per_ip[peer] < self._most_per_ip or ip_address(peer.partition("%")[0]).is_loopback
 
     async def _turn_away(self, stream: trio.SocketStream) -> None:
+        if self._certificates is not None:
+            stream.socket.close()  # a handshake only to say no is what an attacker would like
+            return
         code = "server.draining" if self._draining else "server.too-many-connections"
         fault = Unavailable(code, f"{len(self._connections)} connections are open; the limit is {self._most}")
         request_id = request_id_of({})
@@ -219,6 +229,13 @@ def _refuse_handshakes(listening: trio.socket.SocketType) -> None:
         listening.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, fields)
     except OSError as problem:
         log.debug("handshakes go on until the socket is closed", error=str(problem))
+
+
+def _close(stream: ClientStream) -> None:
+    if isinstance(stream, TlsStream):
+        stream.close()
+    else:
+        stream.socket.close()
 
 
 def _has_sent_more(connection: Connection) -> bool:

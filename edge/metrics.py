@@ -88,6 +88,10 @@ class _NodeCollector:
         for route, count in node.metrics.upgrades.items():
             upgrades.add_metric([route], count)
         yield upgrades
+        handshakes = CounterMetricFamily("headgate_tls_handshakes", "TLS handshakes, by outcome.", labels=["outcome"])
+        for outcome, count in node.metrics.tls_handshakes.items():
+            handshakes.add_metric([outcome], count)
+        yield handshakes
         ingest = node.ingest.commit.statistics()
         yield CounterMetricFamily("headgate_ingest_events", "Events stored on the log.", value=ingest.events_stored)
         yield CounterMetricFamily("headgate_ingest_frames", "Frames sent to the log.", value=ingest.frames)

@@ -16,11 +16,27 @@ from edge.http import Response
 
 SECURITY: Final = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
 """On every answer of both lanes; a handler's own header of the same name wins."""
-_SECURITY_BYTES: Final = b"".join(f"{name}: {value}\r\n".encode() for name, value in SECURITY.items())
 _STATUS_LINES: Final = {one.value: f"HTTP/1.1 {one.value} {one.phrase}\r\n".encode() for one in HTTPStatus}
 _GOOD_ID: Final = re.compile(r"[A-Za-z0-9._\-]{1,128}\Z")
 _PREFIX: Final = secrets.token_hex(6)
 _NUMBERS: Final = itertools.count(1)
+
+
+class _Always:
+    """The bytes of `SECURITY`."""
+
+    lines = b"".join(f"{name}: {value}\r\n".encode() for name, value in SECURITY.items())
+
+
+def send_always(name: str, value: str) -> None:
+    """Put one more header on every answer of both lanes; said once, before anything is answered.
+
+    Args:
+        name: lower case.
+        value: ASCII.
+    """
+    SECURITY[name] = value
+    _Always.lines = b"".join(f"{name}: {value}\r\n".encode() for name, value in SECURITY.items())
 
 
 def request_id_of(headers: dict[str, str]) -> str:
@@ -60,7 +76,7 @@ def _encode_head(response: Response, framing: bytes, request_id: str, *, stays: 
         _STATUS_LINES[response.status],
         b"content-type: %s\r\n%b\r\nx-request-id: %s\r\ndate: %s\r\n"
         % (response.content_type.encode(), framing, request_id.encode(), _date()),
-        _SECURITY_BYTES if not response.headers else _security_beside(response.headers),
+        _Always.lines if not response.headers else _security_beside(response.headers),
     ]
     for name, value in response.headers.items():
         parts.append(f"{name}: {value}\r\n".encode("latin-1"))

@@ -40,7 +40,9 @@ from edge.quart_lane import QuartLane
 from edge.serve_identity import open_identity
 from edge.serve_limits import open_limits
 from edge.serve_postgres import make_catalog, open_databases, open_embedded_postgres
+from edge.serve_tls import open_certificates
 from edge.table import make_table
+from edge.tls import Certificates
 from edge.upgrades import upgrade_connection
 from engine.agents import Roster
 from engine.bridge import open_bridge
@@ -105,6 +107,7 @@ async def serve(settings: Settings, *, task_status: trio.TaskStatus[str] = trio.
     with locked_folder(settings.data) if has_engines else nullcontext(), root.child("children") as nest:
         async with (
             open_identity(settings, root) as guard,
+            open_certificates(settings, root) as certificates,
             trio.open_nursery() as signals,
             open_embedded_postgres(settings, nest) as locate_database,
             trio.open_nursery() as children,
@@ -212,7 +215,7 @@ async def serve(settings: Settings, *, task_status: trio.TaskStatus[str] = trio.
                         if catalog is not None:
                             run = partial(supervise, root, "catalog", catalog.run, is_needed=False)
                             actors.start_soon(partial(run, mailbox=catalog.mailbox))
-                        await _listen(node, guard, keeper, task_status)
+                        await _listen(node, guard, certificates, keeper, task_status)
                         with trio.move_on_after(FLUSH_WITHIN_S):
                             await publisher.wait_idle()
                         actors.cancel_scope.cancel()
@@ -225,14 +228,20 @@ async def serve(settings: Settings, *, task_status: trio.TaskStatus[str] = trio.
             signals.cancel_scope.cancel()
 
 
-async def _listen(node: Node, guard: Guard, keeper: LogKeeper, task_status: trio.TaskStatus[str]) -> None:
+async def _listen(
+    node: Node,
+    guard: Guard,
+    certificates: Certificates | None,
+    keeper: LogKeeper,
+    task_status: trio.TaskStatus[str],
+) -> None:
     """Serve clients until draining begins, then let them go."""
     settings, root = node.settings, node.root
     table = make_table(node, guard)
     table.lines = RequestLog(settings.log_express)
     quart = QuartLane(table)
     upgrade = partial(upgrade_connection, table, node.draining)
-    listener = Listener(table, quart.serve, upgrade, settings.connections, settings.connections_per_ip)
+    listener = Listener(table, quart.serve, upgrade, settings.connections, settings.connections_per_ip, certificates)
     sockets = await listener.open(settings.host, settings.port)
     with root.child("listener", listener.mailbox):
         async with trio.open_nursery() as connections:
@@ -259,7 +268,8 @@ async def _announce(
         with trio.move_on_after(READY_WITHIN_S if node.settings.has_own_database else READY_WITHIN_S / 10):
             await node.postgres.migrated.wait()
     host, port = listener.socket.getsockname()[:2]
-    address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    scheme = "https" if node.settings.is_tls else "http"
+    address = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
     node.root.state = State.RUNNING
     if not keeper.is_prepared.is_set():
         log.warning("the log is not reachable yet; events are refused until it is", error=node.health.log_error)

@@ -14,6 +14,7 @@ from trio_websocket import ConnectionClosed, WebSocketConnection, WebSocketReque
 
 from edge.handover import ReplayStream
 from edge.http import Request
+from edge.tls_stream import ClientStream
 from engine.errors import Fault, Refused
 
 MAX_MESSAGE_BYTES: Final = 1024 * 1024
@@ -36,7 +37,7 @@ class Negotiated(NamedTuple):
 
 
 async def serve_socket(
-    stream: trio.SocketStream,
+    stream: ClientStream,
     head_bytes: bytes,
     rest: bytes,
     session: Session,

@@ -16,6 +16,7 @@ from edge.problems import broken, problem_response
 from edge.responses import encode_response
 from edge.routes import RouteTable
 from edge.sockets import Negotiated, Session, check_upgrade, serve_socket
+from edge.tls_stream import ClientStream
 from engine.errors import Fault, Unavailable
 
 log = structlog.get_logger("sockets")
@@ -25,7 +26,7 @@ ANSWER_WITHIN_S = 2.0
 async def upgrade_connection(
     table: RouteTable,
     draining: trio.Event,
-    stream: trio.SocketStream,
+    stream: ClientStream,
     head_bytes: bytes,
     head: Head,
     rest: bytes,
@@ -80,7 +81,7 @@ async def _admit(table: RouteTable, request: Request) -> Session | None:
     return None if table.guard.is_open else partial(table.guard.watch_socket, request.principal)
 
 
-async def _answer(stream: trio.SocketStream, response: Response, request_id: str) -> None:
+async def _answer(stream: ClientStream, response: Response, request_id: str) -> None:
     with trio.move_on_after(ANSWER_WITHIN_S):
         await stream.send_all(encode_response(response, request_id, stays=False, head_only=False))
         await stream.send_eof()

@@ -53,6 +53,7 @@ class Metrics:
         requests: by route, method and status.
         durations: how long answers took, by route.
         upgrades: WebSocket sessions by route.
+        tls_handshakes: by outcome, `done` or `failed`; one that goes on counts as failed.
         query_rows: rows that queries gave.
         queries_shed: queries told to come back.
     """
@@ -60,6 +61,7 @@ class Metrics:
     requests: Counter[tuple[str, str, int]] = field(default_factory=Counter)
     durations: dict[str, Histogram] = field(default_factory=dict)
     upgrades: Counter[str] = field(default_factory=Counter)
+    tls_handshakes: Counter[str] = field(default_factory=Counter)
     query_rows: int = 0
     queries_shed: int = 0
 

@@ -24,6 +24,7 @@ from engine.names import check_subject_name, check_token
 from engine.request_log import check_rule
 from engine.settings_identity import IdentitySettings, is_loopback
 from engine.settings_limits import LimitSettings
+from engine.settings_tls import TlsSettings
 
 
 def _nats_url(value: str) -> str:
@@ -53,7 +54,7 @@ def _database_url(value: str) -> str:
     return value
 
 
-class Settings(IdentitySettings, LimitSettings):
+class Settings(TlsSettings, IdentitySettings, LimitSettings):
     """Everything that can be set; the field's alias is its environment variable."""
 
     model_config = SettingsConfigDict(extra="forbid", frozen=True)  # by name, HOST and DATA would be read too

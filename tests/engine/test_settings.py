@@ -112,6 +112,7 @@ MALFORMED: dict[str, list[str]] = {
     "SNAPFS_SUBJECT": ["", "a.>", "a..b", "a b", "*.x"],
     "SNAPFS_CACHE_TTL": ["0", "-1", "1.5", "31536001", "1d"],
     "HEADGATE_CATALOG": ["yes", "", "ON"],
+    "HEADGATE_TLS_SELF_SIGNED": ["yes", "", "ON"],
     "DATABASE_URL": ["mysql://a/b", "a:5432", "http://a"],
     "DB_PORT": ["0", "65536", "x"],
     "HEADGATE_CACHE_MIB": ["0", "-5", "x"],
@@ -160,6 +161,8 @@ ANY_TEXT = {
     "JWT_AUDIENCE",
     "HEADGATE_HOST",
     "HEADGATE_DATA",
+    "HEADGATE_TLS_CERT",  # what the files hold is looked at when the gateway starts: test_tls.py
+    "HEADGATE_TLS_KEY",
     "SNAPFS_ENV",
     "DB_HOST",
     "DB_USER",

@@ -36,7 +36,7 @@ READY_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 15.0
 
 READY_LINE = re.compile(
-    r"^headgate ready http://(?P<host>\S+):(?P<port>\d+) durability=(?P<durability>\S+) "
+    r"^headgate ready (?P<scheme>https?)://(?P<host>\S+):(?P<port>\d+) durability=(?P<durability>\S+) "
     r"data=(?P<data>.+) pid=(?P<pid>\d+)$",
     re.MULTILINE,
 )
@@ -67,6 +67,7 @@ class Gateway:
         self.data_dir = data_dir
         self.env = dict(env or {})
         self.args = list(args)
+        self.scheme = "http"
         self.host = "127.0.0.1"
         self.port = port
         self.durability = ""
@@ -81,7 +82,7 @@ class Gateway:
     @property
     def url(self) -> str:
         """The address to talk to, without a slash at the end."""
-        return f"http://{self.host}:{self.port}"
+        return f"{self.scheme}://{self.host}:{self.port}"
 
     @property
     def pid(self) -> int:
@@ -144,6 +145,7 @@ class Gateway:
             raise GatewayDied(self._obituary(f"not ready within {timeout_s:g} s")) from None
         assert match is not None
         self.ready_after_s = time.monotonic() - self._spawned_at
+        self.scheme = match["scheme"]
         self.host, self.port = match["host"], int(match["port"])
         self.durability = match["durability"]
         self.children()
