@@ -194,7 +194,7 @@ class Postgres:
     async def _connect(self, *args: Any, **options: Any) -> Any:
         connection = await asyncpg.connect(*args, **options, **self._locate().arguments())
         if self._is_confined:
-            confine(connection.get_server_pid())
+            await asyncio.to_thread(confine, connection.get_server_pid())
         return connection
 
     async def _close(self) -> None:

@@ -1,5 +1,6 @@
 """What strangers' SQL can do to the database: nothing (T28, `RELIABILITY.md` 4.4)."""
 
+import os
 import random
 import time
 from collections.abc import AsyncIterator
@@ -10,6 +11,7 @@ import pytest
 import trio
 
 from actors.query import Queries
+from engine.confine import MOST_MEMORY_BYTES, NICENESS
 from engine.errors import Fault, Unavailable
 from engine.metrics import Metrics
 from engine.query import Limits
@@ -116,6 +118,9 @@ async def test_no_statement_of_the_corpus_does_anything(tmp_path: Path) -> None:
         for sql in [*HARMLESS, *REFUSED]:
             rows, failure, took_s = await scene.run(sql)
             if sql in HARMLESS:
+                for _ in range(5):  # queries give way: on a loaded machine a quick one may take its whole limit
+                    if failure is not None and failure.kind.code == "query.too-slow":
+                        rows, failure, took_s = await scene.run(sql)
                 assert failure is None, f"{sql!r}: {failure}"
                 assert rows or "files" in sql
             else:
@@ -187,3 +192,15 @@ async def test_queries_above_the_limit_are_shed(tmp_path: Path) -> None:
         assert sum(took_s < 0.5 for took_s in shed) >= 38
         assert {code for code, _ in told} == {"query.busy", "query.too-slow"}
         assert scene.queries.mailbox().depth == 0
+
+
+async def test_a_query_has_little_memory_and_gives_way(tmp_path: Path) -> None:
+    """4.4: on our own PostgreSQL the kernel limits a query's process, and what needs more is told so."""
+    async with open_scene(tmp_path / "data") as scene:
+        _, failure, _ = await scene.run("select repeat('x', 300000000)")
+        assert failure is not None
+        assert failure.members["sqlstate"] == "53200"
+        (one,) = await scene.postgres.fetch("select pid from pg_stat_activity where usename = 'headgate_query'")
+        limits = Path(f"/proc/{one['pid']}/limits").read_text()  # noqa: ASYNC240  # procfs waits for nothing
+        assert str(MOST_MEMORY_BYTES) in limits
+        assert os.getpriority(os.PRIO_PROCESS, one["pid"]) == NICENESS
