@@ -71,13 +71,14 @@ class Publisher:
             reason = self._log.connection.last_error or "not connected"
             raise Unavailable("log.down", f"the log is not reachable ({reason}); nothing was stored")
 
-    async def publish(self, subject: str, batch: EventBatch, key: str) -> Publication:
+    async def publish(self, subject: str, batch: EventBatch, key: str, trace: str = "") -> Publication:
         """Put a request's events on the log and wait until they are stored.
 
         Args:
             subject: a subject of the stream.
             batch: the checked events, at least one.
             key: the caller's idempotency key, empty when none.
+            trace: the trace that the request belongs to, empty when nobody asked.
 
         Raises:
             Unavailable: nothing was stored.
@@ -98,6 +99,7 @@ class Publisher:
             message_id_of(subject, key) if key else "",
             now + ANSWER_WITHIN_S,
             answered.set,
+            trace=trace,
         )
         self.commit.offer(submission, self._log.connection.info.max_payload_bytes)
         self._wake.set()

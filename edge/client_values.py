@@ -103,6 +103,7 @@ class Message(msgspec.Struct, frozen=True):
         seq: its position in the stream; 0 on the old wire, which does not say it.
         delivered: how often it was sent to somebody by now, this time included.
         time: when it was published; None on the old wire.
+        trace: W3C traceparents of the requests whose events it holds, where they brought one.
     """
 
     index: int
@@ -110,6 +111,7 @@ class Message(msgspec.Struct, frozen=True):
     seq: int = 0
     delivered: int = 1
     time: datetime | None = None
+    trace: list[str] = []
 
     def events(self) -> list[Event]:
         """Give the events of a frame; none when the message is no frame of well-formed events."""

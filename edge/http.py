@@ -14,6 +14,7 @@ import trio
 
 from engine.errors import Refused
 from engine.identity import NOBODY, Principal
+from engine.trace import Trace
 
 JSON: Final = "application/json"
 SendPiece = Callable[[bytes], Awaitable[None]]
@@ -43,6 +44,7 @@ class Request:
         wait_left: returns when the client has closed its end.
         told: headers of the answer that the guard adds, whatever the handler says.
         principal: who asks; the guard says so before a handler sees the request.
+        trace: where it is traced; None on the express lane where the client asked for none.
     """
 
     method: str
@@ -57,6 +59,7 @@ class Request:
     wait_left: Callable[[], Awaitable[None]] = trio.sleep_forever
     principal: Principal = NOBODY
     told: dict[str, str] = field(default_factory=dict)
+    trace: Trace | None = None
 
     def parameters(self) -> dict[str, str]:
         """Give the query's parameters; the last of a repeated one wins.

@@ -31,7 +31,8 @@ async def post_ingest(node: Node, request: Request) -> Response:
     count = len(batch.events)
     if not count:
         return _answer(0, subject, node.settings.stream, None, duplicate=False, durability=node.health.durability)
-    stored = await node.ingest.publish(subject, batch, key)
+    trace = request.trace.text if request.trace is not None and request.trace.is_brought else ""
+    stored = await node.ingest.publish(subject, batch, key, trace)
     await node.hashes.learn(batch.events)
     return _answer(
         count, subject, stored.stream, stored.sequence, duplicate=stored.duplicate, durability=node.health.durability

@@ -13,6 +13,7 @@ Rules of the file:
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from enum import Enum
+from secrets import token_hex
 from time import perf_counter
 
 import structlog
@@ -26,6 +27,7 @@ from engine.errors import Fault, Refused
 from engine.identity import NOBODY, Scope
 from engine.metrics import Metrics
 from engine.request_log import RequestLog
+from engine.trace import NEW_DIGITS, TRACE_HEADER, trace_of
 
 log = structlog.get_logger("routes")
 
@@ -190,6 +192,10 @@ async def respond(table: RouteTable, request: Request, admitted: Passed | None =
     try:
         route = table.find(request.method, request.path)
         label, lane = route.path, route.lane
+        brought = request.headers.get(TRACE_HEADER)
+        if brought is not None or lane is Lane.QUART:
+            request.trace = trace_of(brought, token_hex(NEW_DIGITS // 2))
+            _tell(request, {TRACE_HEADER: request.trace.text})
         passed = admitted or await table.admit(request.method, request.headers, request.peer, route)
         request.principal = passed.principal
         if passed.told:
@@ -222,7 +228,7 @@ async def respond(table: RouteTable, request: Request, admitted: Passed | None =
 
 def _tell(request: Request, told: dict[str, str]) -> None:
     """Have the request's answer carry these headers, also when it is sent in pieces."""
-    request.told = told
+    request.told = {**request.told, **told}
     begin = request.begin
 
     async def begin_telling(response: Response) -> SendPiece:
@@ -239,6 +245,7 @@ def _write_line(lines: RequestLog, label: str, request: Request, status: int, to
     log.info(
         "request",
         request_id=request.request_id,
+        trace_id=request.trace.trace_id if request.trace is not None else None,
         principal=request.principal.subject,
         route=label,
         method=request.method,

@@ -66,6 +66,7 @@ class MessageV1(Struct):
     delivered: Annotated[int, Meta(ge=1, description="above 1: it came before")]
     time: Annotated[str, Meta(description="when the log stored it")]
     data: Any
+    trace: Annotated[list[str], Meta(description="W3C traceparents of the requests that brought one")] = []
 
 
 class EventsV1(Struct):

@@ -14,6 +14,7 @@ import xxhash
 
 from engine import nats_wire
 from engine.log import DIGEST_HEADER, EVENTS_HEADER
+from engine.trace import add_traces
 
 FRAME_EVENTS: Final = 1000
 FRAME_BYTES: Final = 512 * 1024
@@ -64,6 +65,11 @@ def batch_messages(chunks: list[tuple[int, bytes]], batch_id: str, message_id: s
             fields["Nats-Batch-Commit"] = "1"
         messages.append(MessageBytes(nats_wire.write_headers(fields), _OPEN + joined + _CLOSE))
     return messages
+
+
+def name_traces(messages: list[MessageBytes], traces: list[str]) -> list[MessageBytes]:
+    """Give a frame's messages with the traces of its requests in their headers."""
+    return [MessageBytes(add_traces(header, traces), payload) for header, payload in messages]
 
 
 def chunks_of(pieces: list[bytes], most_bytes: int) -> list[tuple[int, bytes]]:

@@ -33,6 +33,7 @@ from engine.frames import (
     digest_of,
     keyed_message,
     merged_message,
+    name_traces,
 )
 from engine.log import DUPLICATE_IN_BATCH, Ambiguous, NotStored, Outcome, Stored
 
@@ -77,6 +78,7 @@ class Submission:
         answer: set once, by `GroupCommit`.
         number: its place in the order in which requests came.
         in_doubt: an earlier try may have stored it.
+        trace: the trace that its request belongs to, empty when nobody asked.
         batch_tail: stored before as a batch, which takes consecutive positions: repeat only the first
             message, whose answer names its position; the last one's is so many further. None otherwise.
     """
@@ -91,6 +93,7 @@ class Submission:
     answer: Publication | Fault | None = None
     number: int = 0
     in_doubt: bool = False
+    trace: str = ""
     batch_tail: int | None = None
 
     @property
@@ -246,6 +249,8 @@ class GroupCommit:
                 together.append(self._pop())
             message = merged_message([one.joined for one in together], count)
             frame = Frame(first.subject, [message], together, "")
+        if any(one.trace for one in frame.submissions):
+            frame.messages = name_traces(frame.messages, [one.trace for one in frame.submissions])
         frame.state = FrameState.IN_FLIGHT
         self._in_flight += 1
         self._frames += 1

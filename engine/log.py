@@ -17,6 +17,7 @@ import orjson
 from engine import nats_wire
 from engine.nats_wire import Message
 from engine.positions import Position
+from engine.trace import TRACE_HEADER, read_traces
 
 DUPLICATE_IN_BATCH: Final = 10201
 """Error code: an atomic batch holds a message id that is already stored."""
@@ -95,6 +96,7 @@ class Delivery(NamedTuple):
         is_frame: a gateway validated it, so the bytes are `{"events":[…]}`.
         sequence: its position in the stream.
         delivered: how often it was delivered, this time included.
+        traces: of the requests whose events it holds, where they asked for it.
     """
 
     reply: str
@@ -102,6 +104,7 @@ class Delivery(NamedTuple):
     is_frame: bool
     sequence: int
     delivered: int
+    traces: tuple[str, ...] = ()
 
 
 class PullStatus(NamedTuple):
@@ -137,18 +140,21 @@ def read_delivery(message: Message) -> Delivery | PullStatus | None:
         WireError: it is neither.
     """
     is_frame = False
+    traces: tuple[str, ...] = ()
     if message.header:
         headers = nats_wire.read_headers(message.header)
         if headers.status is not None:
             return None if headers.status == 100 else PullStatus(headers.status, headers.description)
         is_frame = EVENTS_HEADER.lower() in headers.fields
+        field = headers.fields.get(TRACE_HEADER)
+        traces = read_traces(field) if field is not None else ()
     tokens = message.reply.split(".")
     if len(tokens) < 9 or tokens[1] != "ACK":
         raise nats_wire.WireError(f"a delivery without an acknowledgement subject: {message.reply!r}")
     at = 4 if len(tokens) == 9 else 6  # since server 2.14 a domain and an account stand before the stream
     if not (tokens[at].isdecimal() and tokens[at + 1].isdecimal()):
         raise nats_wire.WireError(f"not an acknowledgement subject: {message.reply!r}")
-    return Delivery(message.reply, message.payload, is_frame, int(tokens[at + 1]), int(tokens[at]))
+    return Delivery(message.reply, message.payload, is_frame, int(tokens[at + 1]), int(tokens[at]), traces)
 
 
 class StoredMessage(NamedTuple):

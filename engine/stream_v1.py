@@ -152,8 +152,15 @@ def read_words(text: str | bytes) -> Words | BadFrame:
 def encode_events(batch: str, messages: list[Ready]) -> str:
     """Give the text frame of a batch."""
     parts = [
-        b'{"index":%d,"seq":%d,"delivered":%d,"time":"%s","data":%s}'
-        % (index, one.delivery.sequence, one.delivery.delivered, moment(published_ns(one.delivery.reply)), one.data)
+        b'{"index":%d,"seq":%d,"delivered":%d,"time":"%s",%b"data":%s}'
+        % (
+            index,
+            one.delivery.sequence,
+            one.delivery.delivered,
+            moment(published_ns(one.delivery.reply)),
+            b'"trace":%b,' % orjson.dumps(one.delivery.traces) if one.delivery.traces else b"",
+            one.data,
+        )
         for index, one in enumerate(messages)
     ]
     return (b'{"type":"events","batch":"%s","messages":[' % batch.encode() + b",".join(parts) + b"]}").decode()

@@ -9,6 +9,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from edge.metrics import OPENMETRICS, prefers_openmetrics
+from tests.support.agent import open_agent
+from tests.support.agent_v1 import open_agent_v1
 from tests.support.gateway import Gateway, running_gateway
 from tests.support.http import ask
 from tests.support.waiting import wait_until
@@ -105,3 +107,51 @@ async def test_every_route_that_was_asked_has_a_histogram(gateway: Gateway) -> N
 def test_the_format_is_what_the_client_asks_for(accept: str, expected: bool) -> None:
     """By the weights of Accept; plain text when nothing is said."""
     assert prefers_openmetrics(accept) is expected
+
+
+TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
+TRACEPARENT = f"00-{TRACE_ID}-00f067aa0ba902b7-01"
+
+
+async def test_a_trace_goes_through_the_log_to_the_agent(
+    talkative: Gateway, own_subject: str, own_durable: str
+) -> None:
+    """W3C: the answer, the log line, the frame's header and the v1 message name the caller's trace."""
+    headers = {"traceparent": TRACEPARENT, "X-Request-Id": "traced"}
+    body = b'{"events":[{"type":"note","data":{}}]}'
+    answer = await ask(talkative.url, "POST", f"/ingest?subject={own_subject}", headers, body)
+    assert answer.status == 200, answer
+    passed_on = answer.header("traceparent") or ""
+    assert passed_on.startswith(f"00-{TRACE_ID}-")
+    assert passed_on != TRACEPARENT
+    assert (await line_of(talkative, "traced"))["trace_id"] == TRACE_ID
+    untraced = await ask(talkative.url, "POST", f"/ingest?subject={own_subject}", {}, body)
+    assert untraced.header("traceparent") is None
+    async with open_agent_v1(talkative.url, own_durable, subject=own_subject) as agent:
+        await agent.credit()
+        messages: list[dict[str, Any]] = []
+        while len(messages) < 2:
+            batch = await agent.receive()
+            messages += batch.messages
+            await agent.ack(batch)
+    assert messages[0]["trace"] == [passed_on]
+    assert "trace" not in messages[1]
+
+
+async def test_the_old_wire_stays_as_it_is(talkative: Gateway, own_subject: str, own_durable: str) -> None:
+    """A traced event reaches an old agent in exactly the old shape, which its support checks."""
+    body = b'{"events":[{"type":"note","data":{}}]}'
+    await ask(talkative.url, "POST", f"/ingest?subject={own_subject}", {"traceparent": TRACEPARENT}, body)
+    async with open_agent(talkative.url, own_durable, subject=own_subject) as agent:
+        batch = await agent.receive()
+        await agent.ack(batch)
+    assert TRACE_ID not in batch.text
+
+
+async def test_the_quart_lane_begins_a_trace_where_there_is_none(talkative: Gateway) -> None:
+    """Its answer and its line name the same one; what is not valid is as good as none."""
+    for request_id, headers in (("begun", {}), ("begun-anew", {"traceparent": "00-nonsense"})):
+        answer = await ask(talkative.url, "GET", "/version", {"X-Request-Id": request_id, **headers})
+        trace_id = (answer.header("traceparent") or "").split("-")[1]
+        assert re.fullmatch(r"[0-9a-f]{32}", trace_id)
+        assert (await line_of(talkative, request_id))["trace_id"] == trace_id
