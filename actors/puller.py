@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 from itertools import islice
+from math import inf
 from typing import Final
 
 import trio
@@ -25,7 +26,7 @@ from engine.errors import Unavailable
 from engine.event_filter import EventFilter
 from engine.jetstream import JetStream
 from engine.leases import Held, LeaseTerms
-from engine.log import Delivery, PullRequest, PullStatus, Verdict, read_delivery
+from engine.log import Delivery, PullRequest, PullStatus, Verdict, pending_after, read_delivery
 from engine.nats import Subscription
 from engine.nats_wire import Message, WireError
 from engine.settle_book import SettleBook
@@ -38,6 +39,9 @@ PAUSE_S: Final = 0.25
 MISSES_MOST: Final = 8
 """Pulls in a row that no consumer heard: then it is gone. A server that has just started may need a moment."""
 NO_CONSUMER: Final = 503
+FILL_S: Final = 0.003
+"""How long a batch that is not full waits for messages that the log says are there; one that arrives alone never waits
+(`bench/scenarios/stream.py`, the backlog)."""
 
 
 class _Pull:
@@ -105,6 +109,7 @@ class Puller:
         self._is_paused = False
         self._is_closed = False
         self._server = log.connection.info.fields.get("server_id")
+        self._arrived_at = -inf
         self._news = trio.Event()
 
     @property
@@ -118,7 +123,8 @@ class Puller:
 
     async def wait_news(self) -> None:
         """Wait until something may have changed."""
-        await self._news.wait()
+        with trio.move_on_after(FILL_S if self.is_filling else inf):
+            await self._news.wait()
 
     def wake(self) -> None:
         """Have whoever waits look again."""
@@ -134,6 +140,8 @@ class Puller:
         in_flight = self._in_flight()
         room = self.credit.room(in_flight)
         count = portion((len(one.data) for one in self._arrived), room, in_flight, self._batch) if has_room else 0
+        if count == len(self._arrived) and self.is_filling:
+            return []
         if not count:
             if self._gone is not None and not self._arrived:
                 raise Unavailable("log.refused", f"the durable consumer is gone from the log: {self._gone}")
@@ -145,6 +153,15 @@ class Puller:
         self.waiting_bytes -= size
         self.credit.spend(Amount(count, size))
         return batch
+
+    @property
+    def is_filling(self) -> bool:
+        """More messages are on their way for the next batch: the log said so, and a moment ago some came."""
+        if not 0 < len(self._arrived) < self._batch or trio.current_time() - self._arrived_at > FILL_S:
+            return False
+        if not any(one.asked.messages for one in self._pulls):
+            return False
+        return pending_after(self._arrived[-1].delivery.reply) > 0
 
     def pump(self) -> None:
         """Ask the log for what the credit covers and nobody has asked for yet."""
@@ -273,6 +290,7 @@ class Puller:
         held.size_bytes = len(data)
         self._arrived.append(Ready(delivery._replace(payload=b""), data, held))
         self.waiting_bytes += len(data)
+        self._arrived_at = trio.current_time()
         self.wake()
 
     def _understand(self, ended: PullStatus, pull: _Pull) -> None:

@@ -9,6 +9,7 @@ import re
 import socket
 import struct
 import time
+from collections.abc import Callable
 from typing import Final
 
 from bench.events import SENT_BASE_NS, SUBJECT
@@ -46,6 +47,9 @@ class AgentSocket:
         receive_buffer_bytes: the kernel's buffer, None as it comes.
     """
 
+    headers = ""
+    """More lines of the upgrade's head."""
+
     def __init__(
         self, address: Address, durable: str, batch: int = 100, receive_buffer_bytes: int | None = None
     ) -> None:
@@ -58,7 +62,7 @@ class AgentSocket:
         self._socket.sendall(
             f"GET /stream?subject={SUBJECT}&durable={durable}&batch={batch} HTTP/1.1\r\nHost: gateway\r\n"
             "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
-            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n".encode()
+            f"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{self.headers}\r\n".encode()
         )
         self._buffer = bytearray(_BUFFER_BYTES)
         self._begin = self._end = 0
@@ -108,6 +112,10 @@ class AgentSocket:
         at = message.find(_BATCH) + len(_BATCH)
         self._send(_TEXT, b'{"type":"ack","batch":"' + message[at : at + _UUID_CHARACTERS] + b'"}')
 
+    def say(self, content: bytes) -> None:
+        """Send a text message."""
+        self._send(_TEXT, content)
+
     def close(self) -> None:
         """Drop the connection without a word."""
         self._socket.close()
@@ -138,14 +146,18 @@ class AgentSocket:
             self._end += count
 
 
-def take_for_window(address: Address, durable: str, batch: int = 100) -> Job:
+SocketKind = Callable[[Address, str, int], AgentSocket]
+"""Connects an agent: address, durable, batch."""
+
+
+def take_for_window(address: Address, durable: str, batch: int = 100, kind: SocketKind | None = None) -> Job:
     """Make a job that takes and acknowledges batches until the window has closed and nothing more comes.
 
     Latencies are one an event that carries its intended send time, counted when that time is inside the window.
     """
 
     def job(gate: Gate) -> Tally:
-        agent = AgentSocket(address, durable, batch)
+        agent = (kind or AgentSocket)(address, durable, batch)
         window, tally = gate.wait(), Tally()
         now_ns = time.monotonic_ns()
         while now_ns < window.close_ns + GRACE_NS:
@@ -163,12 +175,12 @@ def take_for_window(address: Address, durable: str, batch: int = 100) -> Job:
     return job
 
 
-def take_count(address: Address, durable: str, events: int, batch: int = 100) -> Job:
+def take_count(address: Address, durable: str, events: int, batch: int = 100, kind: SocketKind | None = None) -> Job:
     """Make a job that connects when the run begins and takes so many events, acknowledging each batch."""
 
     def job(gate: Gate) -> Tally:
         gate.wait()
-        agent = AgentSocket(address, durable, batch)
+        agent = (kind or AgentSocket)(address, durable, batch)
         tally = Tally()
         while tally.units < events:
             message = agent.wait_message()

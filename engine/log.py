@@ -229,6 +229,13 @@ def consumer_sequence(reply: str) -> int:
     return int(tokens[at]) if len(tokens) > at and tokens[at].isdecimal() else 0
 
 
+def pending_after(reply: str) -> int:
+    """Give how many messages its consumer had left after a delivery, from its reply subject; 0 when it does not say."""
+    tokens = reply.split(".")
+    at = 8 if len(tokens) == 9 else 10
+    return int(tokens[at]) if len(tokens) > at and tokens[at].isdecimal() else 0
+
+
 def is_heard(answer: Reply) -> bool:
     """Say that an answer to a verdict means that a consumer heard it."""
     if not isinstance(answer, Message):

@@ -3,8 +3,8 @@
 Question: how much does the gateway grow while 200,000 events and more wait for an agent that stalls, and how much by a
 million hashes that ingest taught it?
 Arrivals: closed loop, a stated number of events in requests of the stated size; memory is read when it has stopped
-growing. The stalled agent either reads nothing, or reads and never acknowledges; then ten more like it, each with a
-durable of its own and the same events waiting.
+growing. The stalled agent either reads nothing, or reads and never acknowledges, on either wire; then ten more like
+it, each with a durable of its own and the same events waiting.
 Compared with: (a) the same events taken in once more on the same gateway without an agent, just before (every pass
 names the same files, so that the cache does not grow with them); (b) a plain dict of tuples and strings with the
 same entries, in a process of its own, in the same run.
@@ -16,6 +16,7 @@ import time
 from typing import Final
 
 from bench.agent import AgentSocket
+from bench.agent_v1 import AgentV1Socket
 from bench.children import Gateway, gateway
 from bench.events import FIRST_NUMBER, SUBJECT, EventSize, Template, frame_of, post, probes_of
 from bench.figures import Report, Row, Target
@@ -30,6 +31,8 @@ _STALLED: Final[tuple[tuple[int, EventSize, str], ...]] = (
     (100, "full", "never acknowledges"),
     (500, "full", "never acknowledges"),
     (1, "small", "never acknowledges"),
+    (100, "small", "reads nothing, headgate.stream.v1"),
+    (500, "full", "never acknowledges, headgate.stream.v1"),
 )
 _TAUGHT: Final[tuple[EventSize, ...]] = ("small", "full")
 _PER_REQUEST: Final = 500
@@ -129,9 +132,10 @@ def _measure_cache(report: Report, case: str, event: EventSize, ours: Gateway, o
 def _stall(address: Address, number: int, manner: str) -> AgentSocket:
     """Connect an agent with a durable of its own that stops where its manner says."""
     durable = f"stalled-{number}"
-    if manner == "reads nothing":
-        return AgentSocket(address, durable, receive_buffer_bytes=_SMALL_WINDOW_BYTES)
-    agent = AgentSocket(address, durable)
+    kind = AgentV1Socket if manner.endswith("v1") else AgentSocket
+    if manner.startswith("reads nothing"):
+        return kind(address, durable, receive_buffer_bytes=_SMALL_WINDOW_BYTES)
+    agent = kind(address, durable)
     agent.wait_message()
     return agent
 

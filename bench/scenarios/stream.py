@@ -2,6 +2,7 @@
 
 Question: what passes between the moment an event should be sent and its receipt by an agent, alone, at 100 and 1,000
 events a second and at as many as it takes; and how fast does one agent drain a backlog?
+With `headgate.stream.v1` beside the old wire: the same rates and the same backlog, on the same gateway, in turns.
 Arrivals: (a) open loop, Poisson, single-event requests, latency from the intended send time; (b) as many as it takes:
 closed loop, 100 events a request, the stated number of connections; (c) a backlog of 100-event frames, stored before
 the agent connects. The agent acknowledges each batch of at most 100 log messages.
@@ -9,9 +10,11 @@ Compared with: a raw-socket JetStream publisher and puller with the same frames,
 nats-server of the same version and configuration, in turns with the gateway.
 """
 
+from functools import partial
 from typing import Final
 
-from bench.agent import take_count, take_for_window
+from bench.agent import SocketKind, take_count, take_for_window
+from bench.agent_v1 import AgentV1Socket
 from bench.children import Gateway, LogServer, gateway, log_server
 from bench.events import FIRST_NUMBER, SUBJECT, Template, frame_of, post
 from bench.figures import Report, Row, Target, percentile
@@ -31,6 +34,7 @@ _RATES: Final = (20, 100, 1000)
 _FRAME: Final = 100
 _NUMBERS: Final = range(FIRST_NUMBER, FIRST_NUMBER + 50_000_000)
 _THEIRS: Final = "raw JetStream publisher and puller"
+_V1: Final = "headgate, headgate.stream.v1"
 _OPEN_CONNECTIONS: Final = 64
 _AGENT: Final = "bench"
 _ENOUGH: Final = 400
@@ -62,6 +66,7 @@ def _measure_rate(
     """Measure latency at one rate on both sides, in turns."""
     load = f"open loop, Poisson, {rate:,} single-event requests/s"
     rows = Row(case, "headgate", ours.durability, load), Row(case, _THEIRS, ours.durability, load)
+    newer = Row(case, _V1, ours.durability, load)
     request, message = _templates(1, options)
     theirs.create_consumer(_AGENT)
     seconds = options.seconds if options.is_tiny else max(options.seconds, _ENOUGH / rate)
@@ -70,12 +75,18 @@ def _measure_rate(
         sender = open_loop(ours.address, request, _OPEN_CONNECTIONS, rate, seed=turn)
         found = run_for(seconds, options.warm_s, ours.meter, sender, take_for_window(ours.address, _AGENT))
         _add_latencies(rows[0], found, "gateway", "log")
+        sender = open_loop(ours.address, request, _OPEN_CONNECTIONS, rate, seed=turn)
+        agent = take_for_window(ours.address, _AGENT, kind=AgentV1Socket)  # the same durable: what was taken is taken
+        _add_latencies(newer, run_for(seconds, options.warm_s, ours.meter, sender, agent), "gateway", "log")
         sender = publish_open_loop(theirs.address, message, rate, seed=turn)
         raw = run_for(seconds, options.warm_s, theirs.meter, sender, pull_for_window(theirs.address, _AGENT))
         _add_latencies(rows[1], raw, "log")
-    report.rows += rows
+    report.rows += [*rows, newer]
     report.compare("latency_p50_ms", *rows)
     report.compare("latency_p99_ms", *rows)
+    report.compare("latency_p50_ms", newer, rows[0])
+    report.compare("latency_p99_ms", newer, rows[0])
+    report.compare("gateway_cpu_us_per_event", newer, rows[0])
     if rate == _RATES[0]:
         name = "one waiting agent, single events at 20/s, latency p50, ms"
         report.targets.append(Target(name, ours.durability, 3.0, rows[0].median("latency_p50_ms")))
@@ -109,6 +120,7 @@ def _measure_drain(report: Report, case: str, ours: Gateway, theirs: LogServer, 
     """Store a backlog on both sides, then let new consumers take all of it, in turns."""
     load = f"{options.backlog:,} events waiting in {_FRAME}-event frames, one agent"
     rows = Row(case, "headgate", ours.durability, load), Row(case, _THEIRS, ours.durability, load)
+    newer = Row(case, _V1, ours.durability, load), Row(case, f"{_V1}, confirmed", ours.durability, load)
     request, message = _templates(_FRAME, options)
     frames = options.backlog // _FRAME
     say(f"storing {options.backlog:,} events on each side")
@@ -122,11 +134,18 @@ def _measure_drain(report: Report, case: str, ours: Gateway, theirs: LogServer, 
         durable = f"{_AGENT}-{turn}"
         found = run_until_done(ours.meter, take_count(ours.address, durable, frames * _FRAME))
         _add_drain(rows[0], found, "gateway", "log")
+        kinds: tuple[SocketKind, SocketKind] = (AgentV1Socket, partial(AgentV1Socket, confirms=True))
+        for row, kind in zip(newer, kinds, strict=True):
+            agent = take_count(ours.address, f"{durable}-{row.side[-2:]}", frames * _FRAME, kind=kind)
+            _add_drain(row, run_until_done(ours.meter, agent), "gateway", "log")
         theirs.create_consumer(durable)
         raw = run_until_done(theirs.meter, pull_count(theirs.address, durable, frames * _FRAME))
         _add_drain(rows[1], raw, "log")
-    report.rows += rows
+    report.rows += [*rows, *newer]
     report.compare("drained_events_per_s", *rows)
+    for row in newer:
+        report.compare("drained_events_per_s", row, rows[0])
+        report.compare("gateway_cpu_us_per_event", row, rows[0])
     name = f"a backlog of {_FRAME}-event frames to one agent, events/s"
     drained = rows[0].median("drained_events_per_s")
     report.targets.append(Target(name, ours.durability, 150_000, drained, at_least=True))
