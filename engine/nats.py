@@ -26,6 +26,8 @@ from engine.nats_wire import Info, Message, Parser, Ping, ServerError, WireError
 CONNECT_TIMEOUT_S: Final = 2.0
 RECONNECT_FIRST_S: Final = 0.02
 RECONNECT_MOST_S: Final = 0.5
+STEADY_S: Final = 1.0
+"""A connection that lived shorter was none: the pauses go on growing."""
 """A broker that is back must be in use within two seconds (T2), so the pause between tries stays short."""
 PING_EVERY_S: Final = 5.0
 RECEIVE_BYTES: Final = 128 * 1024
@@ -213,7 +215,7 @@ class NatsConnection:
                 await trio.sleep(pause_s)
                 pause_s = min(RECONNECT_MOST_S, pause_s * 2)
                 continue
-            pause_s = RECONNECT_FIRST_S
+            began = trio.current_time()
             try:
                 await self._serve(stream, parser, early)
             except* (OSError, trio.BrokenResourceError, trio.ClosedResourceError, WireError) as group:
@@ -221,6 +223,11 @@ class NatsConnection:
             finally:
                 self._went_down()
                 await trio.aclose_forcefully(stream)
+            if trio.current_time() - began >= STEADY_S:
+                pause_s = RECONNECT_FIRST_S
+            else:  # it greets and hangs up, perhaps for ever
+                await trio.sleep(pause_s)
+                pause_s = min(RECONNECT_MOST_S, pause_s * 2)
 
     async def _connect(self) -> tuple[trio.abc.Stream, Parser, list[nats_wire.Event]]:
         endpoint = self._locate()

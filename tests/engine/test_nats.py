@@ -116,6 +116,18 @@ async def test_tries_are_short_apart_and_never_further_than_half_a_second(
     assert not connection.is_up
 
 
+async def test_a_server_that_greets_and_hangs_up_is_not_stormed() -> None:
+    """Each connection that ends at once makes the pause before the next longer, up to the same limit."""
+    async with open_nats_peer() as peer, open_connection(peer) as connection:
+        began = trio.current_time()
+        for _ in range(6):
+            server = await peer.welcome()
+            await server.cut()
+        await peer.welcome()
+        assert trio.current_time() - began >= RECONNECT_FIRST_S * (1 + 2 + 4 + 8 + 16 + 16)
+        assert connection.statistics().connects <= 7
+
+
 async def test_a_server_that_answers_no_ping_is_dropped(patient_clock: trio.testing.MockClock) -> None:
     """A connection on which nothing is heard is broken and made again."""
     async with open_nats_peer() as peer, open_connection(peer) as connection:
