@@ -11,11 +11,11 @@ from edge.bodies import read_decoded_body
 from edge.http import Request, Response
 from edge.node import Node
 from engine.events import MAX_BODY_BYTES
-from engine.hashes import ALGORITHM_AT, VALUE_AT, decode_entry, decode_probes
+from engine.hashes import ALGORITHM_AT, SPELLED_OUT, VALUE_AT, decode_entry, decode_probes
 
 MISS: Final = b'{"status":"MISS","algo":null,"hash":null}'
 _HEADS: Final[dict[int, bytes]] = {}
-"""The beginnings of hits, by their algorithm's number; there are at most 256."""
+"""The beginnings of hits, by their algorithm's number: as many as there are known ones."""
 
 
 async def post_cache_batch(node: Node, request: Request) -> Response:
@@ -27,6 +27,9 @@ async def post_cache_batch(node: Node, request: Request) -> Response:
 
 def _hit(packed: bytes) -> bytes:
     number, value = packed[ALGORITHM_AT], packed[VALUE_AT:]
+    if number == SPELLED_OUT:
+        entry = decode_entry(packed)
+        return orjson.dumps({"status": "HIT", "algo": entry.algo, "hash": entry.hash})
     head = _HEADS.get(number)
     if head is None:
         head = _HEADS[number] = b'{"status":"HIT","algo":%s,"hash":"' % orjson.dumps(decode_entry(packed).algo)

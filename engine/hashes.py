@@ -43,10 +43,16 @@ _HEAD: Final = struct.Struct("<QB")
 ALGORITHM_AT: Final = 8
 VALUE_AT: Final = 9
 """Where an entry keeps its algorithm's number, and where its hash begins."""
-_MOST_ALGORITHMS: Final = 256
-_ALGORITHMS: Final[list[str]] = []
-"""The algorithms' names that entries refer to by number; more than 256 are not remembered at all."""
-_NUMBERS: Final[dict[str, int]] = {}
+_ALGORITHMS: Final = (
+    *("xxh3_128", "xxh3_64", "xxh128", "xxh64", "xxh32", "blake3", "blake2b", "blake2s", "md5", "crc32", "crc32c"),
+    *("sha1", "sha224", "sha256", "sha384", "sha512", "sha3_224", "sha3_256", "sha3_384", "sha3_512", "etag"),
+)
+"""Names that entries refer to by number. Fixed: a table that is learned is a table that can be filled by anybody."""
+_NUMBERS: Final = {name: number for number, name in enumerate(_ALGORITHMS)}
+SPELLED_OUT: Final = 255
+"""The number of every other name: its length and the name itself stand before the hash."""
+MAX_ALGORITHM_BYTES: Final = 32
+"""Longer than any hash's name; what is longer is not remembered, so that an entry costs what is counted for it."""
 
 
 class Probe(FileFacts, gc=False):
@@ -109,27 +115,38 @@ def path_of(path: Any) -> bytes | None:
 
 
 def encode_entry(algo: str, value: str, seeded_us: int) -> bytes | None:
-    """Pack an entry for the in-process tier; None when there are absurdly many algorithms."""
+    """Pack an entry for the in-process tier; None when the algorithm's name is none."""
+    head = _head_of(algo, seeded_us)
+    return None if head is None else head + value.encode()
+
+
+def _head_of(algo: str, seeded_us: int) -> bytes | None:
     number = _NUMBERS.get(algo)
-    if number is None:
-        if len(_ALGORITHMS) >= _MOST_ALGORITHMS or len(algo) > 255:
-            return None
-        number = _NUMBERS[algo] = len(_ALGORITHMS)
-        _ALGORITHMS.append(algo)
-    return _HEAD.pack(seeded_us, number) + value.encode()
+    if number is not None:
+        return _HEAD.pack(seeded_us, number)
+    try:
+        name = algo.encode()
+    except UnicodeEncodeError:  # half a surrogate pair
+        return None
+    if not 0 < len(name) <= MAX_ALGORITHM_BYTES:
+        return None
+    return _HEAD.pack(seeded_us, SPELLED_OUT) + bytes([len(name)]) + name
 
 
 def decode_entry(packed: bytes) -> Entry:
     """Unpack an entry."""
     seeded_us, number = _HEAD.unpack_from(packed)
-    return Entry(_ALGORITHMS[number], packed[_HEAD.size :].decode(), seeded_us)
+    if number != SPELLED_OUT:
+        return Entry(_ALGORITHMS[number], packed[VALUE_AT:].decode(), seeded_us)
+    value_at = VALUE_AT + 1 + packed[VALUE_AT]
+    return Entry(packed[VALUE_AT + 1 : value_at].decode(), packed[value_at:].decode(), seeded_us)
 
 
 def export_entry(packed: bytes) -> bytes:
     """Give an entry in the form that other processes understand: the algorithm by name."""
     entry = decode_entry(packed)
     name = entry.algo.encode()
-    return _HEAD.pack(entry.seeded_us, len(name)) + name + packed[_HEAD.size :]
+    return _HEAD.pack(entry.seeded_us, len(name)) + name + entry.hash.encode()
 
 
 def import_entry(exported: bytes) -> bytes | None:
@@ -171,7 +188,7 @@ def changes_of(events: Sequence[FileEvent], now_us: int) -> Changes:
     seeds: dict[bytes, bytes] = {}
     evicted: list[bytes] = []
     tombstones: dict[bytes, int] = {}
-    by_inode, number_of, digest = _BY_INODE, _NUMBERS.get, xxhash.xxh3_128_digest
+    by_inode, digest = _BY_INODE, xxhash.xxh3_128_digest
     heads: dict[str, bytes] = {}
     for event in events:
         data = event.data
@@ -192,9 +209,10 @@ def changes_of(events: Sequence[FileEvent], now_us: int) -> Changes:
                 key = by_path
             head = heads.get(algo)
             if head is None:
-                if number_of(algo) is None and encode_entry(algo, "", 0) is None:
+                head = _head_of(algo, now_us)
+                if head is None:
                     continue
-                head = heads[algo] = _HEAD.pack(now_us, _NUMBERS[algo])
+                heads[algo] = head
             seeds[key] = head + value.encode()
         elif event.type == "file.delete":
             now_us += 1
