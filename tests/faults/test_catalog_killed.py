@@ -19,7 +19,7 @@ from tests.support.waiting import let_pass, wait_until
 
 CATALOG = {"HEADGATE_CATALOG": "on"}
 PRODUCERS = 3
-CATCH_UP_S = 120.0
+CATCH_UP_S = 300.0
 
 
 class Flood:

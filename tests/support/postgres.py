@@ -87,4 +87,4 @@ async def open_real_postgres(folder: Path, *, is_migrated: bool = True) -> Async
     finally:
         embedded.close()
         with contextlib.suppress(FileNotFoundError):
-            assert not stop_leftovers(find_binaries() / "bin" / "postgres", folder / "postgres" / "data")
+            assert not stop_leftovers(find_binaries() / "bin" / "postgres", embedded.cluster)

@@ -1,0 +1,86 @@
+"""The embedded PostgreSQL's files: whose they are, what a killed gateway left, where its binaries can be run from."""
+
+import os
+import shutil
+import stat
+import subprocess
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from engine import postgres_server
+from engine.errors import Unavailable
+from engine.postgres_server import EmbeddedPostgres, find_binaries
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root hands the folder to another account")
+
+
+def test_the_folder_and_the_secret_are_private(tmp_path: Path) -> None:
+    """Nobody else may look inside, the secret is never the same twice, and a second start keeps it."""
+    secrets = set()
+    for name in ("a", "b"):
+        embedded = EmbeddedPostgres(tmp_path / name / "postgres")
+        embedded.prepare()
+        assert stat.S_IMODE(embedded.folder.stat().st_mode) == 0o700
+        assert stat.S_IMODE((embedded.folder / "secret").stat().st_mode) == 0o600
+        before = embedded.address()
+        embedded.prepare()
+        assert embedded.address() == before
+        assert before.password not in repr(before)
+        secrets.add(before.password)
+        embedded.close()
+        with pytest.raises(OSError, match="not ready"):
+            embedded.address()
+    assert len(secrets) == 2
+
+
+def test_what_a_killed_gateway_left_is_removed(tmp_path: Path) -> None:
+    """A half made cluster and the lock file of a server that is gone: a zombie's pid would stop the next start."""
+    folder = tmp_path / "postgres"
+    (folder / "data.new" / "base").mkdir(parents=True)
+    embedded = EmbeddedPostgres(folder)
+    embedded.cluster.mkdir()
+    (embedded.cluster / "postmaster.pid").write_text(f"{os.getpid()}\n")
+    embedded.prepare()
+    embedded.close()
+    assert not (folder / "data.new").exists()
+    assert not (embedded.cluster / "postmaster.pid").exists()
+    assert not embedded.is_made
+
+
+def test_a_folder_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    """The text says which folder, and what is wrong with it."""
+    (tmp_path / "postgres").write_text("a file")
+    with pytest.raises(Unavailable, match="postgres cannot be used"):
+        EmbeddedPostgres(tmp_path / "postgres").prepare()
+
+
+@needs_root
+def test_binaries_below_a_private_folder_are_copied_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An installation in root's own folder: the other account runs a copy, which the next start finds again."""
+    site = tmp_path / "private"
+    installed = find_binaries()
+    private = site / installed.parent.name / installed.name
+    shutil.copytree(installed, private, ignore=shutil.ignore_patterns("*.a", "include"))
+    libraries = installed.parent.with_name(f"{installed.parent.name}.libs")
+    shutil.copytree(libraries, site / libraries.name)
+    site.chmod(0o700)
+    monkeypatch.setattr(postgres_server, "find_binaries", lambda: private)
+    monkeypatch.setattr(tempfile, "tempdir", "/tmp")  # noqa: S108  # pytest's own are private
+    first = Path(EmbeddedPostgres(tmp_path / "postgres").initialise_command()[0])
+    try:
+        assert first == Path(EmbeddedPostgres(tmp_path / "other").initialise_command()[0])
+        assert not first.is_relative_to(tmp_path)
+        assert b"PostgreSQL" in as_nobody(first, "--version")
+        assert b"PostgreSQL" in as_nobody(first.with_name("postgres"), "--version")
+    finally:
+        shutil.rmtree(first.parents[3])
+
+
+def as_nobody(program: Path, *arguments: str) -> bytes:
+    """Run a program as the account that PostgreSQL has, and give what it says."""
+    ended = subprocess.run(
+        [program, *arguments], user=65534, group=65534, extra_groups=[], capture_output=True, check=True
+    )
+    return ended.stdout
