@@ -18,6 +18,7 @@ from actors.health import Health
 from actors.identity import Authenticator
 from actors.ingest import Publisher
 from actors.postgres import Databases
+from actors.pulls import Pulls
 from actors.query import Queries
 from actors.stream import Streams
 from actors.stream_v1 import LeasedStreams
@@ -39,6 +40,7 @@ class Node:
         stream_v1: attaches agents that speak `headgate.stream.v1`.
         consumers: lists and moves what reads the stream.
         dead: what agents gave up on.
+        pulls: agents over plain HTTP.
         gaps: what was removed before it was seen.
         agents: knows the remote scanners, and starts their scans.
         health: says how the gateway is.
@@ -59,6 +61,7 @@ class Node:
     consumers: Consumers
     dead: DeadLetters
     gaps: Gaps
+    pulls: Pulls
     agents: Agents
     health: Health
     metrics: Metrics

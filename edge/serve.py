@@ -28,6 +28,7 @@ from actors.hashes import HashCache
 from actors.health import Disk, Health
 from actors.ingest import Publisher
 from actors.log import LogKeeper
+from actors.pulls import Pulls
 from actors.query import Queries
 from actors.stream import Streams
 from actors.stream_v1 import LeasedStreams
@@ -158,7 +159,10 @@ async def serve(settings: Settings, *, task_status: trio.TaskStatus[str] = trio.
                 leased.gave_back = gaps.gave_back
                 leased.find_gaps = lambda name, ready: gaps.find(name, [one.delivery for one in ready])
 
+                pulls = Pulls(leased, draining.is_set)
+
                 def forget(durable: str) -> None:
+                    pulls.forget(durable)
                     streams.forget(durable)
                     leased.forget(durable, "reset")
                     gaps.renew(durable)
@@ -192,6 +196,7 @@ async def serve(settings: Settings, *, task_status: trio.TaskStatus[str] = trio.
                     consumers,
                     dead,
                     gaps,
+                    pulls,
                     scanners,
                     health,
                     metrics,
@@ -208,6 +213,7 @@ async def serve(settings: Settings, *, task_status: trio.TaskStatus[str] = trio.
                         actors.start_soon(partial(supervise, root, "ingest", publisher.run, mailbox=publisher.mailbox))
                         actors.start_soon(partial(supervise, root, "agents-keeper", scanners.run))
                         actors.start_soon(partial(supervise, root, "gaps-keeper", gaps.run, is_needed=False))
+                        actors.start_soon(partial(supervise, root, "pulls", pulls.run, mailbox=pulls.mailbox))
                         if tier is not None:
                             actors.start_soon(partial(supervise, root, "hashes", cache.run))
                         if disk is not None:

@@ -29,6 +29,7 @@ from edge.identity import post_token
 from edge.ingest import post_ingest
 from edge.metrics import get_metrics
 from edge.node import Node
+from edge.pulls import get_pull, post_settle
 from edge.query import check_query_room, post_query_sql
 from edge.routes import Lane, Route, RouteTable, SocketRoute
 from edge.stream import open_stream
@@ -125,6 +126,11 @@ def make_table(node: Node, guard: Guard) -> RouteTable:
             sockets[path] = SocketRoute(
                 path, partial(open_agent, node), "Scan orders to remote scanners", scope="agents:run"
             )
+        reads: Scope = "stream:read"
+        routes += [
+            route("GET", f"{prefix}/stream/pull", get_pull, express, reads, "Messages of a durable, over plain HTTP"),
+            route("POST", f"{prefix}/stream/settle", post_settle, express, reads, "Verdicts about a pulled batch"),
+        ]
         path = f"{prefix}/stream"
         sockets[path] = SocketRoute(
             path, partial(open_stream, node), "Batches of events to agents", scope="stream:read"

@@ -89,6 +89,7 @@ def _kinds() -> dict[str, Kind]:
         Kind("stream.bad-frame", refused, 422, 4522, "A frame of the agent cannot be followed"),
         Kind("stream.unknown-batch", refused, 404, 4504, "The batch is not outstanding here"),
         Kind("stream.too-many-errors", refused, 400, 4500, "The agent sent too many frames that cannot be followed"),
+        Kind("stream.too-many-pulls", unavailable, 503, 4013, "Too many pulls are waiting, or too much is unsettled"),
         Kind("stream.too-slow", unavailable, 503, 4015, "The agent does not read what it is sent"),
         Kind("log.down", unavailable, 503, 4010, "The log is not reachable"),
         Kind("log.refused", unavailable, 503, 4011, "The log refused to store the events"),
