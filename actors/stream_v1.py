@@ -65,6 +65,7 @@ class LeasedStreams:
         ack_wait_s: lease of a delivery, for consumers that are made here.
         max_lease_s: longest time an agent may hold a batch.
         actor: under which the attached agents stand in the tree.
+        others: says how many sockets of the old wire hold a consumer.
         book: counts, and remembers what was confirmed; the old wire shares it.
         max_deliver: how often a message is delivered before it goes to the dead letters; None for no bound.
         bury: takes it there, and what agents terminate.
@@ -82,6 +83,7 @@ class LeasedStreams:
         max_lease_s: float,
         actor: Actor,
         *,
+        others: Callable[[str], int] = lambda _: 0,
         book: SettleBook | None = None,
         max_deliver: int | None = None,
         bury: BuryAsync | None = None,
@@ -105,6 +107,7 @@ class LeasedStreams:
         self._consumers: set[LeasedConsumer] = set()
         self._attached: Counter[str] = Counter()
         self._exclusive: set[str] = set()
+        self._others = others
         self._server = log.connection.info.fields.get("server_id")
         log.connection.watchers.append(self._nudge)
 
@@ -147,7 +150,7 @@ class LeasedStreams:
         if not self.log.connection.is_up:
             raise Unavailable("log.down", "the log is not reachable")
         name = options.durable or f"ephemeral-{secrets.token_hex(8)}"
-        self._check_free(name, is_exclusive=options.is_exclusive)
+        self.check_free(name, is_exclusive=options.is_exclusive)
         plan = ConsumerPlan(
             name,
             options.subject,
@@ -191,7 +194,7 @@ class LeasedStreams:
 
         Closes: the consumer, on leaving; what it held goes back at once.
         """
-        self._check_free(name, is_exclusive=options.is_exclusive)
+        self.check_free(name, is_exclusive=options.is_exclusive)
         outbox = Outbox()
         burier = Burier(self.bury) if self.bury is not None else None
         bury = burier.bury_nowait if burier is not None else None
@@ -274,11 +277,17 @@ class LeasedStreams:
             return Lag(pending, 0.0)
         return Lag(pending, max(0.0, now_s - datetime.fromisoformat(oldest.time).timestamp()))
 
-    def _check_free(self, name: str, *, is_exclusive: bool) -> None:
+    def check_free(self, name: str, *, is_exclusive: bool = False) -> None:
+        """See that a consumer is to be had; on this gateway, others know nothing of it.
+
+        Raises:
+            Refused: somebody holds it alone, or this agent wants it alone and somebody holds it.
+        """
         if name in self._exclusive:
             raise Refused("request.conflict", f"durable: another socket holds {name!r} alone")
-        if is_exclusive and self._attached[name]:
-            raise Refused("request.conflict", f"durable: {self._attached[name]} other sockets hold {name!r}")
+        count = self._attached[name] + self._others(name)
+        if is_exclusive and count:
+            raise Refused("request.conflict", f"durable: {count} other sockets hold {name!r}")
 
     def _nudge(self) -> None:
         connection, now = self.log.connection, trio.current_time()

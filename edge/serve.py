@@ -146,6 +146,7 @@ async def serve(settings: Settings, *, task_status: trio.TaskStatus[str] = trio.
                     settings.ack_wait_s,
                     settings.max_lease_s,
                     agents,
+                    others=streams.attached,
                     book=book,
                     max_deliver=settings.max_deliver or None,
                     bury=dead.bury,

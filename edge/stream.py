@@ -44,6 +44,7 @@ async def open_stream(node: Node, request: Request) -> Session | Negotiated:
     node.stream.check(subject, durable, count)
     request.principal.check_subject(subject)
     request.principal.check_durable(durable)
+    node.stream_v1.check_free(durable)
     await node.stream.ensure(subject, durable)
     await node.gaps.observe(durable)  # this wire cannot say gaps: they are counted and logged
 

@@ -215,6 +215,27 @@ async def test_exclusive_means_alone(gateway: Gateway, own_subject: str, own_dur
             assert refused.value.status_code == 409
 
 
+async def test_exclusive_counts_both_wires(gateway: Gateway, own_subject: str, own_durable: str) -> None:
+    """An agent of the old wire is somebody else too, and is refused while another is alone."""
+    async with open_agent(gateway.url, own_durable, subject=own_subject):
+        with pytest.raises(trio_websocket.ConnectionRejected) as refused:
+            async with open_agent_v1(gateway.url, own_durable, subject=own_subject, exclusive=1):
+                pass
+        assert refused.value.status_code == 409
+
+    async def is_alone() -> bool:
+        try:
+            async with open_agent_v1(gateway.url, own_durable, subject=own_subject, exclusive=1):
+                with pytest.raises(trio_websocket.ConnectionRejected) as refused:
+                    async with open_agent(gateway.url, own_durable, subject=own_subject):
+                        pass
+                return refused.value.status_code == 409
+        except trio_websocket.ConnectionRejected:
+            return False  # the gateway has not seen yet that the first is gone
+
+    await wait_until(is_alone, "it is alone, and the old wire is refused")
+
+
 async def test_what_was_settled_is_counted(gateway: Gateway, own_subject: str, own_durable: str) -> None:
     """The metrics name verdicts and confirmations, and what is in agents' hands."""
     await publish_frames(gateway, own_subject, *notes(1))
