@@ -9,6 +9,7 @@ Rules of the file:
 - A replayed letter is removed after its message was stored again; killed in between, it is there once more than needed.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -142,13 +143,17 @@ class DeadLetters:
             size += len(message.payload)
             after = message.sequence
 
-    async def replay(self, letter_id: int) -> dict[str, object]:
+    async def replay(self, letter_id: int, check: Callable[[Letter], None] = lambda _: None) -> dict[str, object]:
         """Publish a letter's message again where it came from, and remove the letter.
 
         Every durable of its subject gets it again, as a new message.
 
+        Args:
+            letter_id: which.
+            check: raises where whoever asks may not have this letter replayed.
+
         Raises:
-            Refused: there is no such letter, or its message is not to be had.
+            Refused: there is no such letter, it is not theirs, or its message is not to be had.
             Unavailable: the log does not answer, or did not store it.
             Unknown: it may be stored or not; ask again within ten minutes and it is stored once.
         """
@@ -156,6 +161,7 @@ class DeadLetters:
         if message is None:
             raise Refused("request.not-found", f"there is no dead letter {letter_id}; a replayed one is gone")
         letter = read_letter(message)
+        check(letter)
         payload = await self._payload_of(letter)
         header = dead.write_replay(self._name, letter)
         if len(header) + len(payload) > self._data.connection.info.max_payload_bytes:

@@ -39,14 +39,18 @@ class Limiter:
         self._shared = shared
         self._buckets = Buckets()
         self._rests_until = -1.0
+        self._found: dict[tuple[str, ...], list[Policy]] = {}
 
     def mailbox(self) -> Mailbox:
         """Say how many buckets are in memory."""
         return Mailbox(len(self._buckets), MOST_BUCKETS)
 
-    def find(self, names: Sequence[str]) -> list[Policy]:
-        """Give those of these policies that are active."""
-        return [self._policies[name] for name in names if name in self._policies]
+    def find(self, names: tuple[str, ...]) -> list[Policy]:
+        """Give those of these policies that are active; asked for by the few that routes name, so it is remembered."""
+        found = self._found.get(names)
+        if found is None:
+            found = self._found[names] = [self._policies[name] for name in names if name in self._policies]
+        return found
 
     async def take(self, policies: Sequence[Policy], who: str) -> dict[str, str]:
         """Count a request, and give the headers that say how much is left.
@@ -58,8 +62,8 @@ class Limiter:
             return {}
         judgements = await self._judge(policies, who)
         headers = headers_of(judgements)
-        refusing = [one for one in judgements if not one.is_allowed]
-        if refusing:
+        if not all(one.is_allowed for one in judgements):
+            refusing = [one for one in judgements if not one.is_allowed]
             for one in refusing:
                 self.refused[one.policy.name] += 1
             names = [one.policy.name for one in refusing]

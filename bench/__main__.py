@@ -52,7 +52,7 @@ app["--help"].show = False
 
 @app.default
 def measure(
-    scenario: Literal["list", "smoke", "all", "ingest", "hashes", "stream", "express", "memory", "catalog"]
+    scenario: Literal["list", "smoke", "all", "ingest", "hashes", "stream", "express", "memory", "catalog", "guard"]
     | None = None,
     /,
     *,

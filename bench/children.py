@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -29,6 +29,7 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 _READY_S: Final = 30.0
 _STOP_S: Final = 20.0
 _OUTSIDE: Final = (
+    "AUTH",
     "NATS_URL",
     "NATS_MONITOR_URL",
     "REDIS_URL",
@@ -105,13 +106,16 @@ class LogServer:
 
 
 @contextlib.contextmanager
-def gateway(durability: str, parent: Path, catalog: str = "off") -> Iterator[Gateway]:
+def gateway(
+    durability: str, parent: Path, catalog: str = "off", settings: Mapping[str, str] | None = None
+) -> Iterator[Gateway]:
     """Run a gateway with an embedded log.
 
     Args:
         durability: `fsync` or `buffered`.
         parent: the folder under which its data folder is made.
         catalog: `on` to have it keep the files in PostgreSQL as well.
+        settings: more of its environment.
 
     Raises:
         LoadFailedError: it did not become ready; its log lines are in the text.
@@ -120,6 +124,7 @@ def gateway(durability: str, parent: Path, catalog: str = "off") -> Iterator[Gat
     environment = {name: value for name, value in environment.items() if not name.startswith("HEADGATE_")}
     environment["HEADGATE_DURABILITY"] = durability
     environment["HEADGATE_CATALOG"] = catalog
+    environment |= settings or {}
     with _folder(parent) as folder:
         command = [
             sys.executable,

@@ -9,6 +9,7 @@ from typing import Final
 from edge.consumers import read_count
 from edge.http import Request, Response, json_response
 from edge.node import Node
+from engine.dead import Letter
 from engine.errors import Refused
 from engine.names import check_token
 
@@ -25,6 +26,7 @@ async def get_dead(node: Node, request: Request) -> Response:
         durable = durable and check_token(durable)
     except ValueError as problem:
         raise Refused("request.bad-parameter", f"durable: {problem} (it is {durable[:80]!r})") from None
+    request.principal.check_durable(durable)  # whoever may use some must name one
     after = read_count(parameters, "after", 0, 0, MOST_ID)
     limit = read_count(parameters, "limit", DEFAULT_LETTERS, 1, MOST_LETTERS)
     found, following = await node.dead.list_all(durable, after, limit)
@@ -35,4 +37,10 @@ async def post_replay(node: Node, request: Request) -> Response:
     """Publish a letter's message again and remove the letter."""
     text = request.path_parameters["id"]
     letter_id = read_count({"id": text}, "id", 0, 1, MOST_ID)
-    return json_response(await node.dead.replay(letter_id))
+    principal = request.principal
+
+    def check(letter: Letter) -> None:
+        principal.check_durable(letter.origin.durable)
+        principal.check_subject(letter.origin.subject)
+
+    return json_response(await node.dead.replay(letter_id, check))

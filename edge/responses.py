@@ -23,8 +23,9 @@ _NUMBERS: Final = itertools.count(1)
 
 
 class _Always:
-    """The bytes of `SECURITY`."""
+    """The bytes of `SECURITY`, and how long its names are: other names need no closer look."""
 
+    lengths = frozenset(map(len, SECURITY))
     lines = b"".join(f"{name}: {value}\r\n".encode() for name, value in SECURITY.items())
 
 
@@ -36,6 +37,7 @@ def send_always(name: str, value: str) -> None:
         value: ASCII.
     """
     SECURITY[name] = value
+    _Always.lengths = frozenset(map(len, SECURITY))
     _Always.lines = b"".join(f"{name}: {value}\r\n".encode() for name, value in SECURITY.items())
 
 
@@ -78,14 +80,16 @@ def _encode_head(response: Response, framing: bytes, request_id: str, *, stays: 
         % (response.content_type.encode(), framing, request_id.encode(), _date()),
         _Always.lines if not response.headers else _security_beside(response.headers),
     ]
-    for name, value in response.headers.items():
-        parts.append(f"{name}: {value}\r\n".encode("latin-1"))
+    if response.headers:
+        parts.append("".join([f"{name}: {value}\r\n" for name, value in response.headers.items()]).encode("latin-1"))
     parts.append(b"\r\n" if stays else b"connection: close\r\n\r\n")
     return b"".join(parts)
 
 
 def _security_beside(own: dict[str, str]) -> bytes:
-    names = {name.lower() for name in own}
+    names = {name.lower() for name in own if len(name) in _Always.lengths}
+    if not names:
+        return _Always.lines
     return b"".join(f"{name}: {value}\r\n".encode() for name, value in SECURITY.items() if name not in names)
 
 

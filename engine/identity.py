@@ -38,6 +38,8 @@ Scope = Literal[
 SCOPES: Final[frozenset[str]] = frozenset(get_args(Scope))
 FIELD_SCOPES: Final = frozenset({"ingest:write", "stream:read", "agents:run"})
 """What a scanner or an agent in the field needs, and what a key gets that is made without naming scopes."""
+_SEES_ALL_PATHS: Final = frozenset({"query:sql"})
+"""What answers from every folder at once is not for whom some are closed."""
 _IMPLIED: Final[dict[str, frozenset[str]]] = {
     "admin": SCOPES,
     "filestore:admin": frozenset({"filestore:write", "filestore:read"}),
@@ -81,7 +83,7 @@ class Principal:
     expires_at: float | None = None
 
     def check_scope(self, scope: Scope) -> None:
-        """Let them pass if they have the scope.
+        """Let them pass if they have the scope, and it shows nothing that their list of folders closes to them.
 
         Raises:
             Refused: they have not; the fault names it.
@@ -92,6 +94,8 @@ class Principal:
                 f"{self.subject} has not the scope {scope}; it has {' '.join(sorted(self.scopes)) or 'none'}",
                 scope=scope,
             )
+        if scope in _SEES_ALL_PATHS and self.paths:
+            raise _not_allowed(self, "path", "/", self.paths)
 
     def check_subject(self, subject: str) -> None:
         """Let them pass if they may touch this subject, or every subject that this filter takes.

@@ -5,13 +5,14 @@ from typing import Final
 
 from bench.figures import Report
 from bench.options import Options, Say
-from bench.scenarios import catalog, express, hashes, ingest, memory, stream
+from bench.scenarios import catalog, express, guard, hashes, ingest, memory, stream
 
 SCENARIOS: Final[dict[str, Callable[[Options, Say], Report]]] = {
     "ingest": ingest.run,
     "hashes": hashes.run,
     "stream": stream.run,
     "express": express.run,
+    "guard": guard.run,
     "memory": memory.run,
     "catalog": catalog.run,
 }
@@ -21,6 +22,7 @@ STATEMENTS: Final[dict[str, str]] = {
     "hashes": hashes.__doc__ or "",
     "stream": stream.__doc__ or "",
     "express": express.__doc__ or "",
+    "guard": guard.__doc__ or "",
     "memory": memory.__doc__ or "",
     "catalog": catalog.__doc__ or "",
 }

@@ -53,7 +53,7 @@ async def test_two_gateways_on_one_redis_allow_exactly_the_quota(tmp_path: Path)
             for number in range(8):
                 nursery.start_soon(ask, limiters[number % 2])
         assert sum(allowed) == 20
-        headers = await limiters[0].take(limiters[0].find(["wide"]), "a")
+        headers = await limiters[0].take(limiters[0].find(("wide",)), "a")
         assert headers["RateLimit"].startswith('"wide";r=479;')
         assert await count_allowed(limiters[1], 30, who="b") == 20
         assert limiters[0].mailbox().depth == limiters[1].mailbox().depth == 0
@@ -92,7 +92,7 @@ async def test_over_the_limit_it_says_when_to_come_back() -> None:
     limiter = Limiter(POLICIES, None)
     assert await count_allowed(limiter, 25) == 20
     with pytest.raises(Unavailable) as caught:
-        await limiter.take(limiter.find(["wide", "tight"]), "a")
+        await limiter.take(limiter.find(("wide", "tight")), "a")
     assert caught.value.kind.status == 429
     assert caught.value.members["violated-policies"] == ["tight"]
     assert 179 < caught.value.retry_after_s <= 180
@@ -107,6 +107,6 @@ async def test_cancelled_here_nothing_is_left(tmp_path: Path) -> None:
     async with open_redis_server(tmp_path) as server, open_limiters(server, 1) as [limiter]:
         for _ in range(20):
             with trio.move_on_after(0):
-                await limiter.take(limiter.find(["wide"]), "a")
+                await limiter.take(limiter.find(("wide",)), "a")
         assert await count_allowed(limiter, 5) == 5
         assert limiter.error is None

@@ -35,6 +35,9 @@ OBJECTS = {
     "/ingest": ["subject=snapfs.theirs"],
     "/api/ingest": ["subject=snapfs.theirs", ""],
     "/stream": ["subject=snapfs.theirs&durable=ours-1", "subject=snapfs.ours&durable=theirs"],
+    "/stream/dead": ["", "durable=theirs"],
+    "/query/sql": [""],
+    "/api/query/sql": [""],
     "/api/stream": ["subject=snapfs.theirs&durable=ours-1", "subject=snapfs.ours&durable=theirs"],
 }
 UPGRADE = {
