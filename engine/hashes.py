@@ -256,7 +256,8 @@ class HashTable:
             self._young.pop(key, None)
             self._old.pop(key, None)
         if changes.tombstones:
-            self._young_tombs.update(changes.tombstones)
+            for path, at_us in changes.tombstones.items():  # frames may be acknowledged out of order: the newer counts
+                self._young_tombs[path] = max(at_us, self._young_tombs.get(path, 0))
         self._young.update(changes.seeds)
         self._age()
 

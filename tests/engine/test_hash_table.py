@@ -297,3 +297,13 @@ def test_memory_is_bounded_by_the_budget(kind: str) -> None:
         tracemalloc.stop()
     assert used_bytes <= budget_bytes * 1.05
     assert used_bytes >= budget_bytes * 0.3  # and the budget is used
+
+
+def test_an_older_deletion_never_takes_the_place_of_a_newer_one() -> None:
+    """Two deletions of one path are applied the wrong way round: what was remembered between them stays deleted."""
+    table, file = HashTable(1 << 20, TTL_S), FILES[0]
+    table.apply(changes_of([upsert(file, "5")], 10**15 + 50))
+    table.apply(changes_of([delete(file)], 10**15 + 100))
+    assert find(table, file, 10**15 + 200) is None
+    table.apply(changes_of([delete(file)], 10**15))
+    assert find(table, file, 10**15 + 200) is None
