@@ -291,6 +291,10 @@ def _problem_of(piece: bytes) -> str:
         return "data is missing"
     if not isinstance(value["data"], dict):
         return "data is not an object"
+    try:
+        _EVENT.decode(piece)
+    except msgspec.MsgspecError as problem:  # a member that stands in it twice: only the last one was looked at
+        return f"a member stands in it twice, the first time with a wrong value: {problem}"
     return ""
 
 

@@ -245,3 +245,15 @@ def test_brackets_in_a_text_do_not_count(text: str) -> None:
     event = f'{{"type":"a","data":{{"x":{value}}}}}'
     assert decode_events(f'{{"events":[{event}]}}'.encode()).joined == event.encode()
     refusal_of(f'{{"events":[{nested("[", "]", MAX_DEPTH + 1)},{{"x":{value}}}]}}'.encode())
+
+
+@pytest.mark.parametrize("lines", [False, True], ids=["array", "lines"])
+@pytest.mark.parametrize("event", ['{"type":5,"data":{},"type":"file.x"}', '{"type":"file.x","data":5,"data":{}}'])
+def test_a_member_that_stands_twice_is_named(event: str, lines: bool) -> None:
+    """The last one would be fine, the first one is not: it is refused, and never with an empty list."""
+    body = f"{GOOD}\n{event}" if lines else f'{{"events":[{GOOD},{event}]}}'
+    refusal = refusal_of(body.encode(), lines=lines)
+    assert refusal.kind.code == "request.wrong-shape"
+    errors = refusal.members["errors"]
+    assert isinstance(errors, list)
+    assert [(error["index"], "twice" in error["problem"]) for error in errors] == [(1, True)]
