@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
+from heapq import heappop, heappush
 from random import random
 from typing import NamedTuple
 
@@ -39,6 +40,28 @@ class Mailbox(NamedTuple):
 
 
 @dataclass(eq=False, slots=True)
+class Namesakes:
+    """The numbers of siblings who share a name: the lowest free one is found without trying those that are taken."""
+
+    count: int = 0
+    highest: int = 0
+    free: list[int] = field(default_factory=list)
+
+    def take(self) -> int:
+        """Take the lowest free number; 1 is the name without a number."""
+        self.count += 1
+        if self.free:
+            return heappop(self.free)
+        self.highest += 1
+        return self.highest
+
+    def give_back(self, number: int) -> None:
+        """Let another have it."""
+        self.count -= 1
+        heappush(self.free, number)
+
+
+@dataclass(eq=False, slots=True)
 class Actor:
     """One place in the tree.
 
@@ -55,20 +78,27 @@ class Actor:
     restarts: int = 0
     budget: RestartBudget | None = None
     children: dict[str, "Actor"] = field(default_factory=dict)
+    namesakes: dict[str, Namesakes] = field(default_factory=dict)
 
     @contextmanager
     def child(self, name: str, mailbox: Callable[[], Mailbox] | None = None) -> Iterator["Actor"]:
         """Put an actor under this one for as long as the block runs."""
-        unique, number = name, 1
-        while unique in self.children:
-            number += 1
-            unique = f"{name}-{number}"
+        namesakes = self.namesakes.setdefault(name, Namesakes())
+        while True:
+            number = namesakes.take()
+            unique = name if number == 1 else f"{name}-{number}"
+            if unique not in self.children:
+                break
+            namesakes.count -= 1  # somebody is called like that by himself: the number stays his
         actor = Actor(unique, trio.current_time(), mailbox, State.RUNNING)
         self.children[unique] = actor
         try:
             yield actor
         finally:
             del self.children[unique]
+            namesakes.give_back(number)
+            if not namesakes.count:
+                del self.namesakes[name]
 
     def describe(self, now: float) -> dict[str, object]:
         """Give the tree below and including this actor, JSON values."""

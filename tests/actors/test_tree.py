@@ -1,6 +1,7 @@
 """The live tree of actors and its supervisor: restarts, budgets, and leaving (3.6)."""
 
 from collections.abc import Callable, Iterator, MutableMapping
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -280,3 +281,33 @@ async def test_after_many_actors_the_tree_is_as_before(autojump_clock: Clock) ->
         assert len(root.children) == 500
         nursery.cancel_scope.cancel()
     assert root.children == {}
+
+
+async def test_naming_many_siblings_looks_at_each_once() -> None:
+    """Thousands of agents on one durable: a name is found at once, not by trying all that are taken."""
+
+    class Counting(dict[str, Actor]):
+        """Counts how often it is asked whether a name is taken."""
+
+        asked = 0
+
+        def __contains__(self, name: object) -> bool:
+            self.asked += 1
+            return super().__contains__(name)
+
+    children = Counting()
+    root = Actor("root", 0.0, children=children)
+    with ExitStack() as stack:
+        for _ in range(2000):
+            stack.enter_context(root.child("stream.mysql"))
+        assert len(root.children) == 2000
+        assert children.asked <= 2 * 2000
+    assert (len(root.children), len(root.namesakes)) == (0, 0)
+
+
+async def test_a_name_that_looks_numbered_is_no_clash() -> None:
+    """Somebody is called like another one's second namesake."""
+    root = Actor("root", 0.0)
+    with root.child("a-2"), root.child("a"), root.child("a") as third:
+        assert third.name == "a-3"
+        assert sorted(root.children) == ["a", "a-2", "a-3"]
