@@ -8,14 +8,13 @@ What must change with it: the configuration table of the README is made from `de
 Source: S0.25, X1; names that clients in the field set keep their spelling.
 """
 
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, Field, PrivateAttr, SecretStr, ValidationError
 from pydantic_settings import SettingsConfigDict
 
 from engine.endpoints import endpoints_of
@@ -58,6 +57,7 @@ class Settings(TlsSettings, IdentitySettings, LimitSettings):
     """Everything that can be set; the field's alias is its environment variable."""
 
     model_config = SettingsConfigDict(extra="forbid", frozen=True)  # by name, HOST and DATA would be read too
+    _overridden: frozenset[str] = PrivateAttr(frozenset())
 
     host: str = Field("127.0.0.1", alias="HEADGATE_HOST", description="address to listen on")
     port: int = Field(8000, alias="PORT", ge=0, le=65535, description="port to listen on; 0 takes a free one")
@@ -161,6 +161,18 @@ class Settings(TlsSettings, IdentitySettings, LimitSettings):
         "info", alias="HEADGATE_LOG_LEVEL", description="least level of the log lines on stderr"
     )
 
+    @classmethod
+    def given(cls, values: dict[str, object]) -> "Settings":
+        """Take these values, by variable, from the command line, and everything else from the environment."""
+        settings = cls(**values)  # type: ignore[arg-type]  # validated by pydantic right here
+        settings._overridden = frozenset(values)
+        return settings
+
+    @property
+    def overridden(self) -> frozenset[str]:
+        """The variables whose values came from the command line."""
+        return self._overridden
+
     @property
     def is_open(self) -> bool:
         """Whether nobody has to say who they are."""
@@ -214,7 +226,7 @@ def load_settings(overrides: dict[str, object] | None = None) -> Settings:
     """
     try:
         given = {_variable((name,)): value for name, value in (overrides or {}).items()}
-        return Settings(**given)  # type: ignore[arg-type]  # validated by pydantic right here
+        return Settings.given(given)
     except ValidationError as problem:
         raise Refused("request.bad-parameter", "; ".join(map(_complaint, problem.errors()))) from None
 
@@ -231,7 +243,7 @@ def describe(settings: Settings) -> list[SettingLine]:
             masked = "***"
         source = "default"
         if name in settings.model_fields_set:
-            source = "environment" if env in os.environ else "command line"
+            source = "command line" if env in settings.overridden else "environment"
         lines.append(SettingLine(name, env, masked, source, masked != text, field.description or ""))
     return lines
 

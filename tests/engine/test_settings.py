@@ -79,8 +79,11 @@ def test_the_command_line_wins_over_the_environment(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("HEADGATE_HOST", "::1")
     settings = load_settings({"port": 2})
     assert (settings.port, settings.host) == (2, "::1")
-    [line] = [line for line in describe(load_settings({"connections": 99})) if line.name == "connections"]
-    assert (line.value, line.source) == ("99", "command line")
+    sources = {line.name: line.source for line in describe(load_settings({"port": 2, "connections": 99}))}
+    assert (sources["port"], sources["connections"]) == ("command line", "command line"), (
+        "also where both say something"
+    )
+    assert (sources["host"], sources["stream"]) == ("environment", "default")
 
 
 @pytest.mark.parametrize("name", [name for name in Settings.model_fields if name.upper() not in OURS])
