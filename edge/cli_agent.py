@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 from cyclopts import Parameter, validators
 
-from edge.cli_options import DEFAULT_GATEWAY, GatewayOption, JsonOption, SubjectOption, TokenOption, examples
+from edge.cli_options import (
+    DEFAULT_GATEWAY,
+    NO_TRUST,
+    GatewayOption,
+    JsonOption,
+    SubjectOption,
+    TokenOption,
+    Trust,
+    examples,
+)
 from edge.cli_output import ExitCode, print_result, say
 
 if TYPE_CHECKING:
@@ -50,6 +59,7 @@ async def agent(
     until_idle: Seconds | None = None,
     give_up: Seconds = 60.0,
     token: TokenOption = None,
+    trust: Trust = NO_TRUST,
     json: JsonOption = False,
 ) -> int:
     """Run a command, or call a Python function, for each batch of events, and acknowledge what it has done.
@@ -99,7 +109,7 @@ async def agent(
         parallel, confirm, retry_s=retry_delay, once=once, until_idle_s=until_idle, give_up_s=give_up
     )
     ended_by: list[int] = []
-    async with opener as handler, Client(gateway, token) as client:
+    async with opener as handler, Client(gateway, token, tls=trust.context()) as client:
         run = AgentRun(handler, options, on_batch=_say_batch(as_json=json))
 
         def note(notice: "Notice") -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from cyclopts import App, Parameter, validators
 
-from edge.cli_options import DEFAULT_GATEWAY, GatewayOption, JsonOption, TokenOption, examples
+from edge.cli_options import DEFAULT_GATEWAY, NO_TRUST, GatewayOption, JsonOption, TokenOption, Trust, examples
 from edge.cli_output import ExitCode, print_result, say
 
 if TYPE_CHECKING:
@@ -39,12 +39,16 @@ scans = App(name="scans", help="Scans of remote scanners: list them (no command)
 
 @agents.default
 async def list_agents(
-    *, gateway: GatewayOption = DEFAULT_GATEWAY, token: TokenOption = None, json: JsonOption = False
+    *,
+    gateway: GatewayOption = DEFAULT_GATEWAY,
+    token: TokenOption = None,
+    trust: Trust = NO_TRUST,
+    json: JsonOption = False,
 ) -> int:
     """List the remote scanners that are connected, and those that were."""
     from edge.client import Client
 
-    async with Client(gateway, token, give_up_s=0) as client:
+    async with Client(gateway, token, give_up_s=0, tls=trust.context()) as client:
         found = await client.call("GET", "/agents")
     names = ("agent_id", "state", "running", "queued", "max_concurrency", "root_path", "version", "last_seen")
     print_result(found if json else _table(names, found["agents"]))
@@ -66,6 +70,7 @@ async def scan(
     timeout_s: Annotated[float | None, Parameter(name="--timeout", validator=validators.Number(gte=1))] = None,
     gateway: GatewayOption = DEFAULT_GATEWAY,
     token: TokenOption = None,
+    trust: Trust = NO_TRUST,
     json: JsonOption = False,
 ) -> int:
     """Have a remote scanner scan a folder; prints the scan's id.
@@ -84,7 +89,7 @@ async def scan(
     body: dict[str, Any] = {"root": root, "options": {"force": force}, "trigger_type": "cli"}
     if timeout_s is not None:
         body["timeout_s"] = timeout_s
-    async with Client(gateway, token, give_up_s=10) as client:
+    async with Client(gateway, token, give_up_s=10, tls=trust.context()) as client:
         path = f"/agents/{quote(agent_id, safe='')}/scan"
         started = await client.call("POST", path, body=body, key=str(uuid.uuid4()))
         if wait:
@@ -101,6 +106,7 @@ async def list_scans(
     limit: Annotated[int, Parameter(validator=validators.Number(gte=1, lte=500))] = 20,
     gateway: GatewayOption = DEFAULT_GATEWAY,
     token: TokenOption = None,
+    trust: Trust = NO_TRUST,
     json: JsonOption = False,
 ) -> int:
     """List scans, newest first.
@@ -113,7 +119,7 @@ async def list_scans(
     from edge.client import Client
 
     given = {"agent": agent, "state": state, "limit": str(limit)}
-    async with Client(gateway, token, give_up_s=0) as client:
+    async with Client(gateway, token, give_up_s=0, tls=trust.context()) as client:
         found = await client.call("GET", "/scans", params={name: text for name, text in given.items() if text})
     names = ("command_id", "agent_id", "state", "root", "took_s", "created_at", "error")
     print_result(found if json else _table(names, found["scans"]))
@@ -128,6 +134,7 @@ async def show(
     wait: WaitOption = False,
     gateway: GatewayOption = DEFAULT_GATEWAY,
     token: TokenOption = None,
+    trust: Trust = NO_TRUST,
     json: JsonOption = False,
 ) -> int:
     """Show one scan, with what its agent said of it.
@@ -137,7 +144,7 @@ async def show(
     """
     from edge.client import Client
 
-    async with Client(gateway, token, give_up_s=10) as client:
+    async with Client(gateway, token, give_up_s=10, tls=trust.context()) as client:
         return await _show(client, command_id, wait=wait, json=json)
 
 
@@ -145,6 +152,7 @@ async def run_scan_agent(
     gateway: str,
     token: str | None,
     *,
+    trust: Trust,
     give_up_s: float,
     folder: Path,
     agent_id: str | None,
@@ -179,7 +187,10 @@ async def run_scan_agent(
             print_result(frame)
 
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async with Client(gateway, token, give_up_s=give_up_s) as client, open_plain_nursery() as nursery:
+        async with (
+            Client(gateway, token, give_up_s=give_up_s, tls=trust.context()) as client,
+            open_plain_nursery() as nursery,
+        ):
             agent = ScanAgent(client, options, say, on_end)
 
             async def watch() -> None:

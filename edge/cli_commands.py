@@ -18,10 +18,12 @@ from edge.cli_agents import AgentIdOption, ApiKeyOption, ConcurrencyOption, agen
 from edge.cli_keys import keys
 from edge.cli_options import (
     DEFAULT_GATEWAY,
+    NO_TRUST,
     GatewayOption,
     JsonOption,
     SubjectOption,
     TokenOption,
+    Trust,
     check_gateway,
     examples,
 )
@@ -119,6 +121,7 @@ async def scan(
     max_concurrency: ConcurrencyOption = 1,
     api_key: ApiKeyOption = None,
     token: TokenOption = None,
+    trust: Trust = NO_TRUST,
     json: JsonOption = False,
 ) -> int:
     """Tell a gateway about every file below a folder, and hash only what it does not know.
@@ -142,6 +145,7 @@ async def scan(
         return await run_scan_agent(
             gateway,
             token,
+            trust=trust,
             give_up_s=give_up,
             folder=directory,
             agent_id=agent_id,
@@ -155,7 +159,7 @@ async def scan(
     from edge.progress import shown_progress
     from edge.scan import Scan
 
-    async with Client(gateway, token, give_up_s=give_up) as client:
+    async with Client(gateway, token, give_up_s=give_up, tls=trust.context()) as client:
         running = Scan(client, str(directory), subject=subject, hash_threads=threads, force=force)
         try:
             async with shown_progress("scanning", running.report, client.statistics, is_wanted=not json):
@@ -185,6 +189,7 @@ async def tail(
     batch: Annotated[int, Parameter(validator=validators.Number(gte=1))] = 100,
     count: Annotated[int | None, Parameter(validator=validators.Number(gte=1))] = None,
     token: TokenOption = None,
+    trust: Trust = NO_TRUST,
     json: JsonOption = False,
 ) -> int:
     """Print events as they come, as an agent that acknowledges what it has printed.
@@ -210,7 +215,7 @@ async def tail(
             say(f"listening to {notice.hello.subject}, remembering nothing")
         say_notice(notice)
 
-    async with Client(gateway, token) as client, open_plain_nursery() as nursery:
+    async with Client(gateway, token, tls=trust.context()) as client, open_plain_nursery() as nursery:
 
         async def stop_when_unread() -> None:
             await wait_stdout_unread()
@@ -247,6 +252,7 @@ def query(
     param: Annotated[list[str] | None, Parameter(negative="")] = None,
     gateway: GatewayOption = DEFAULT_GATEWAY,
     token: TokenOption = None,
+    trust: Trust = NO_TRUST,
     json: JsonOption = False,
     csv: Annotated[bool, Parameter(negative="")] = False,
     ndjson: Annotated[bool, Parameter(negative="")] = False,
@@ -278,11 +284,11 @@ def query(
     output = wanted[0] if wanted else "table"
     params = read_parameters(param or [])
     if sql is None and sys.stdin.isatty():
-        return run_prompt(gateway, token, params, output, give_up)
+        return run_prompt(gateway, token, trust, params, output, give_up)
     text = read_stdin() if sql is None else sql
 
     async def ask() -> None:
-        async with Client(gateway, token, give_up_s=give_up) as client:
+        async with Client(gateway, token, give_up_s=give_up, tls=trust.context()) as client:
             await run_query(client, text, params, output)
 
     trio.run(ask)
@@ -325,6 +331,7 @@ async def demo(
 async def doctor(
     *,
     gateway: Annotated[str | None, Parameter(env_var="HEADGATE_GATEWAY", validator=check_gateway)] = None,
+    trust: Trust = NO_TRUST,
     data: Path | None = None,
     json: JsonOption = False,
 ) -> int:
@@ -339,7 +346,7 @@ async def doctor(
     from edge.doctor import examine, is_well, to_json, to_table
     from engine.settings import load_settings
 
-    findings = await examine(load_settings({} if data is None else {"data": data}), gateway)
+    findings = await examine(load_settings({} if data is None else {"data": data}), gateway, trust.context())
     print_result(to_json(findings) if json else to_table(findings))
     return ExitCode.OK if is_well(findings) else ExitCode.FAILED
 
@@ -352,4 +359,20 @@ def config_show(*, json: JsonOption = False) -> int:
 
     lines = describe(load_settings({}))
     print_result(to_json(lines) if json else to_table(lines))
+    return ExitCode.OK
+
+
+@app.command(help_epilogue=examples("headgate openapi > openapi.json", "headgate openapi --asyncapi"))
+def openapi(
+    *, asyncapi: Annotated[bool, Parameter(negative="")] = False, json: Annotated[bool, Parameter(show=False)] = True
+) -> int:
+    """Print the OpenAPI document of this release, as a gateway serves it at /openapi.json; no gateway is needed.
+
+    Args:
+        asyncapi: Print the AsyncAPI document of its WebSockets instead, as at /asyncapi.json.
+        json: It is JSON in any case.
+    """
+    from edge.docs_offline import offline_documents
+
+    print_result(offline_documents()[1 if asyncapi else 0])
     return ExitCode.OK

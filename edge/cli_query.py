@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import trio
 
+from edge.cli_options import Trust
 from edge.cli_output import ExitCode, say
 from edge.client import Client, GatewayError
 from edge.query_table import to_table
@@ -89,7 +90,9 @@ async def run_query(client: Client, sql: str, params: Mapping[str, Any], output:
     await write_stdout(to_table(await client.query(sql, params)) + "\n")
 
 
-def run_prompt(gateway: str, token: str | None, params: Mapping[str, Any], output: str, give_up_s: float) -> int:
+def run_prompt(
+    gateway: str, token: str | None, trust: Trust, params: Mapping[str, Any], output: str, give_up_s: float
+) -> int:
     """Ask a person for queries until there are no more."""
     import readline
 
@@ -100,7 +103,7 @@ def run_prompt(gateway: str, token: str | None, params: Mapping[str, Any], outpu
     say(f"connected to {gateway}; end a query with a semicolon, \\? for help, Ctrl-D to leave")
 
     async def ask(sql: str, output: str) -> None:
-        async with Client(gateway, token, give_up_s=give_up_s) as client:
+        async with Client(gateway, token, give_up_s=give_up_s, tls=trust.context()) as client:
             await run_query(client, sql, params, output)
 
     typed: list[str] = []

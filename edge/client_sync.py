@@ -12,6 +12,7 @@ Rules of the file:
 - Leaving the `for`, the `with` or the program, also by Ctrl-C, gives back what is held.
 """
 
+import ssl
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from types import TracebackType
@@ -101,10 +102,18 @@ class SyncClient:
         base_url: `http://host:port`, or https.
         token: sent as `Authorization: Bearer …`.
         give_up_s: how long tries go on without any success.
+        tls: whom to trust where the address has https; None trusts what this machine trusts.
     """
 
-    def __init__(self, base_url: str, token: str | None = None, *, give_up_s: float = GIVE_UP_S) -> None:
-        self._client = Client(base_url, token, give_up_s=give_up_s)
+    def __init__(
+        self,
+        base_url: str,
+        token: str | None = None,
+        *,
+        give_up_s: float = GIVE_UP_S,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self._client = Client(base_url, token, give_up_s=give_up_s, tls=tls)
         self._portal: Portal | None = None
 
     def __enter__(self) -> Self:

@@ -10,6 +10,7 @@ What must change with it: the keys of `--json` are a promise.
 import os
 import platform
 import shutil
+import ssl
 import statistics
 import subprocess
 import sys
@@ -61,21 +62,21 @@ class Finding:
     advice: str = ""
 
 
-async def examine(settings: Settings, gateway_url: str | None) -> list[Finding]:
+async def examine(settings: Settings, gateway_url: str | None, tls: ssl.SSLContext | None = None) -> list[Finding]:
     """Look at everything.
 
     Args:
         gateway_url: of a gateway that must answer; None looks where the settings would have one, and does not mind
             when there is none.
+        tls: whom to trust where its address has https; None trusts what this machine trusts.
     """
     findings = [_look_at_python(), *_look_at_parts()]
     findings += await trio.to_thread.run_sync(_look_at_folder, settings.data)
     findings.append(await trio.to_thread.run_sync(_look_at_binary, bool(settings.nats_url)))
     findings.append(await _look_at_durability(settings))
     host = "127.0.0.1" if settings.host in {"0.0.0.0", "::"} else settings.host  # noqa: S104  # not bound, compared
-    findings.append(
-        await _look_at_gateway(gateway_url or f"http://{host}:{settings.port or 8000}", gateway_url is not None)
-    )
+    own_url = f"{'https' if settings.is_tls else 'http'}://{host}:{settings.port or 8000}"
+    findings.append(await _look_at_gateway(gateway_url or own_url, gateway_url is not None, tls))
     return findings
 
 
@@ -203,8 +204,8 @@ async def _look_at_durability(settings: Settings) -> Finding:
     return Finding("durability", "note", f"buffered ({where}): nothing proves more", advice)
 
 
-async def _look_at_gateway(url: str, is_required: bool) -> Finding:
-    async with Client(url) as client:
+async def _look_at_gateway(url: str, is_required: bool, tls: ssl.SSLContext | None) -> Finding:
+    async with Client(url, tls=tls) as client:
         try:
             readiness = await client.ready()
         except GatewayError as error:

@@ -194,7 +194,7 @@ def _operation(route: Route, operation: Operation | None, schemas: _Schemas) -> 
     value["responses"] = {str(status): _answer(answer, schemas) for status, answer in operation.answers.items()}
     unknown = ["request.no-such-path"] if "{" in route.path else []  # a segment that no route takes
     for status, answer in _refusals(
-        (*EVERY_ROUTE, *unknown, *operation.errors, *_guard_errors(scope, route.method), *ANY_TIME)
+        (*EVERY_ROUTE, *unknown, *operation.errors, *_guard_errors(scope, route.limits, route.method), *ANY_TIME)
     ).items():
         if status in value["responses"]:
             value["responses"][status]["description"] += f" Or: {answer['description']}"
@@ -207,11 +207,12 @@ def _operation(route: Route, operation: Operation | None, schemas: _Schemas) -> 
     return value
 
 
-def _guard_errors(scope: Scope | None, method: str) -> list[str]:
-    """Give the codes of the guard: pages of other origins may change nothing anywhere, scopes are asked for here."""
+def _guard_errors(scope: Scope | None, limits: Sequence[str], method: str) -> list[str]:
+    """Give the codes of the guard: who may, and how much; pages of other origins may change nothing anywhere."""
     if scope is not None:
-        return [code for code in KINDS if code.startswith("identity.")]
-    return [] if method == "GET" else ["identity.bad-origin"]
+        return [code for code in KINDS if code.startswith(("identity.", "limits."))]
+    own = ["limits.exceeded", "limits.away"] if limits else []
+    return own if method == "GET" else [*own, "identity.bad-origin"]
 
 
 def _parameters(path: str, named: tuple[Parameter, ...]) -> list[dict[str, Any]]:
@@ -315,7 +316,9 @@ def _channel(route: SocketRoute, channel: Channel, schemas: _Schemas) -> dict[st
                 "properties": properties,
                 **({"required": required} if required else {}),
             }
-    refused = _refusals((*EVERY_ROUTE, *channel.errors, *_guard_errors(route.scope, "GET"), *_SOCKET_ERRORS, *ANY_TIME))
+    refused = _refusals(
+        (*EVERY_ROUTE, *channel.errors, *_guard_errors(route.scope, (), "GET"), *_SOCKET_ERRORS, *ANY_TIME)
+    )
     listed = "\n".join(f"- {status}: {answer['description']}" for status, answer in refused.items())
     return {
         "address": route.path,

@@ -20,7 +20,7 @@ from tests.support.gateway import PROJECT_ROOT, Gateway, running_gateway
 from tests.support.waiting import wait_until
 
 KEYS = ("keys create", "keys list", "keys rotate", "keys revoke")
-COMMANDS = ("agent", "serve", "scan", "tail", "query", "demo", "doctor", "config show", *KEYS)
+COMMANDS = ("agent", "serve", "scan", "tail", "query", "demo", "doctor", "openapi", "config show", *KEYS)
 NOBODY = "http://127.0.0.1:1"
 
 

@@ -14,6 +14,7 @@ import msgspec
 import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
+from edge.cli import main
 from edge.docs_offline import bare_table, offline_documents
 from edge.documents import ALIAS, CHANNELS, OPERATIONS, describe_route, describe_socket, openapi_of
 from edge.http import Request, Response
@@ -150,3 +151,10 @@ def test_shapes_that_decode_are_the_shapes_that_are_shown(openapi: dict[str, Any
     for kind in (FileEvent, FileFacts):
         shown = openapi["components"]["schemas"][kind.__name__]
         assert list(shown["properties"]) == [one.name for one in msgspec.structs.fields(kind)]
+
+
+def test_the_command_prints_them(capsys: pytest.CaptureFixture[str]) -> None:
+    """`headgate openapi` needs no gateway, and says what one serves."""
+    for arguments, document in zip((["openapi"], ["openapi", "--asyncapi"]), offline_documents(), strict=True):
+        assert main(arguments) == 0
+        assert json.loads(capsys.readouterr().out) == json.loads(json.dumps(document))

@@ -14,6 +14,7 @@ import pytest
 import trio
 
 from edge.client import Client, Event, GatewayUnreachable
+from tests.support.command import run_command
 from tests.support.gateway import Gateway, GatewayDied, open_gateway, running_gateway
 from tests.support.hostile_corpus import http_packets
 from tests.support.hostile_exchange import CONNECTIONS_COUNT, prove_alive, send_hostile
@@ -69,6 +70,24 @@ async def test_a_client_that_does_not_trust_it_says_why(gateway: Gateway) -> Non
     async with Client(gateway.url, give_up_s=0) as client:
         with pytest.raises(GatewayUnreachable, match=r"certificate verify failed|CERTIFICATE_VERIFY_FAILED"):
             await client.ready()
+
+
+async def test_commands_take_whom_to_trust(gateway: Gateway, pair: TestPair, tmp_path: Path) -> None:
+    """`--ca`, HEADGATE_CA and `--insecure` reach it; without them the reason is said; a bad file is named."""
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "a").write_text("a")
+    (tmp_path / "out").mkdir()
+    scan = ("scan", str(tmp_path / "files"), "--gateway", gateway.url, "--give-up", "0")
+    for more in (("--ca", str(pair.ca)), ("--insecure",)):
+        assert (await run_command(tmp_path / "out", *scan, *more)).code == 0, more
+    assert (await run_command(tmp_path / "out", *scan, env={"HEADGATE_CA": str(pair.ca)})).code == 0
+    distrusting = await run_command(tmp_path / "out", *scan)
+    assert distrusting.code == 3
+    assert "certificate verify failed" in distrusting.err
+    for bad, why in ((tmp_path / "no", "cannot be read"), (pair.key, "expected PEM certificates")):
+        ended = await run_command(tmp_path / "out", *scan, "--ca", str(bad))
+        assert ended.code == 2
+        assert f"--ca: {bad} {why}" in ended.err or f"--ca: {why}" in ended.err
 
 
 async def test_plain_http_is_told_to_speak_tls(gateway: Gateway) -> None:
