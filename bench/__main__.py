@@ -52,7 +52,9 @@ app["--help"].show = False
 
 @app.default
 def measure(
-    scenario: Literal["list", "smoke", "all", "ingest", "hashes", "stream", "express", "memory", "catalog", "guard"]
+    scenario: Literal[
+        "list", "smoke", "all", "ingest", "hashes", "stream", "express", "memory", "catalog", "guard", "query"
+    ]
     | None = None,
     /,
     *,

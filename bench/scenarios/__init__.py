@@ -5,7 +5,7 @@ from typing import Final
 
 from bench.figures import Report
 from bench.options import Options, Say
-from bench.scenarios import catalog, express, guard, hashes, ingest, memory, stream
+from bench.scenarios import catalog, express, guard, hashes, ingest, memory, query, stream
 
 SCENARIOS: Final[dict[str, Callable[[Options, Say], Report]]] = {
     "ingest": ingest.run,
@@ -15,6 +15,7 @@ SCENARIOS: Final[dict[str, Callable[[Options, Say], Report]]] = {
     "guard": guard.run,
     "memory": memory.run,
     "catalog": catalog.run,
+    "query": query.run,
 }
 
 STATEMENTS: Final[dict[str, str]] = {
@@ -25,4 +26,5 @@ STATEMENTS: Final[dict[str, str]] = {
     "guard": guard.__doc__ or "",
     "memory": memory.__doc__ or "",
     "catalog": catalog.__doc__ or "",
+    "query": query.__doc__ or "",
 }

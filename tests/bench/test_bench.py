@@ -47,6 +47,8 @@ FURTHER = {"grown_mib_a_further_agent"}
 CACHE = {"grown_mib", "bytes_per_entry", "resident_mib", "peak_mib", "known_share"}
 STORED = {"stored_events_per_s", "gateway_cpu_us_per_event", "log_cpu_us_per_event"}
 CATALOG = STORED | {"events_per_s", "behind_s", "postgres_cpu_us_per_event"}
+BESIDE = {"requests_per_s", "latency_p50_ms", "latency_p99_ms", "refused", "gateway_cpu_us_per_event", "postgres_cpu_s"}
+SHED = {"queries_shed", "queries_ended"}
 
 FIGURES = [
     ("ingest", "1 events a request", "headgate", INGEST),
@@ -73,6 +75,8 @@ FIGURES = [
     ("catalog", "new files", "headgate", CATALOG),
     ("catalog", "new files", "headgate, no catalog", STORED),
     ("catalog", "the same files again", "headgate", CATALOG),
+    ("query", "10 events a request", "headgate, no queries", BESIDE),
+    ("query", "10 events a request", "headgate, 50 clients with slow queries", BESIDE | SHED),
 ]
 
 COUNTS = {
