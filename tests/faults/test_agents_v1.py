@@ -1,5 +1,6 @@
 """T7 and the failover of issue 3 for agents of `headgate.stream.v1`: they die, lie, repeat themselves, and are slow."""
 
+import signal
 import time
 import uuid
 from collections.abc import AsyncIterator
@@ -252,3 +253,31 @@ async def test_verdicts_are_followed_while_a_batch_is_stuck(topic: Topic) -> Non
             return bool((await topic.info())["ack_floor"]["consumer_seq"] >= 1)
 
         await wait_until(is_acked, "the verdict reached the log", timeout_s=2)
+
+
+async def test_shutdown_waits_for_verdicts_and_gives_back_the_rest(tmp_path: Path) -> None:
+    """SIGTERM: nothing more is sent, a verdict in time counts, the agent is told to come back; the rest comes again.
+
+    After its lease, because a log that is stopped forgets what was given back to it.
+    """
+    env = {"HEADGATE_DRAIN_S": "4", "HEADGATE_ACK_WAIT_S": "2"}
+    async with open_gateway(tmp_path / "data", env=env) as gateway, open_embedded_log(gateway) as log:
+        topic = Topic(gateway, log)
+        await topic.publish(2)
+        async with topic.agent(batch=1) as agent, topic.agent(batch=1) as idle:
+            await agent.credit(2)
+            held = [await agent.receive(), await agent.receive()]
+            gateway.signal(signal.SIGTERM)
+            assert await idle.wait_closed() == 1001
+            assert (await agent.confirm(held[0]))["confirmed"] == [[0, 0]]
+            assert await agent.wait_closed() == 1001
+        assert await gateway.wait_exit() == 0
+    async with open_gateway(tmp_path / "data") as gateway, open_embedded_log(gateway) as log:
+        again = Topic(gateway, log)
+        again.subject, again.durable = topic.subject, topic.durable
+        async with again.agent() as agent:
+            await agent.credit()
+            batch = await agent.receive()
+            assert batch.sequences == held[1].sequences
+            await agent.ack(batch)
+            await again.wait_settled()
