@@ -38,6 +38,8 @@ GRACE_S: Final = 5.0
 LOOK_EVERY_S: Final = 0.25
 RETRY_S: Final = 0.05
 RETRY_MOST_S: Final = 2.0
+WRITE_WITHIN_S: Final = 60.0
+"""A batch takes milliseconds; a connection that is silent for this long is given up, and the batch written again."""
 NO_CONSUMER: Final = 503
 
 
@@ -196,11 +198,14 @@ class Catalog:
         """Write a batch, and again until PostgreSQL takes it."""
         pause_s = RETRY_S
         while True:
-            try:
-                return await self.store.write(rows, epoch)
-            except Unavailable as problem:
-                self.counts.retries += 1
-                log.debug("PostgreSQL does not take a batch", error=problem.detail, pause_s=pause_s)
+            reason = f"no answer within {WRITE_WITHIN_S:g} s"
+            with trio.move_on_after(WRITE_WITHIN_S):
+                try:
+                    return await self.store.write(rows, epoch)
+                except Unavailable as problem:
+                    reason = problem.detail
+            self.counts.retries += 1
+            log.debug("PostgreSQL does not take a batch", error=reason, pause_s=pause_s)
             await trio.sleep(pause_s)
             pause_s = min(RETRY_MOST_S, pause_s * 2)
 

@@ -29,6 +29,7 @@ RETRY_S: Final = 0.02
 RETRY_MOST_S: Final = 1.0
 LOOK_EVERY_S: Final = 2.0
 """How stale the health of PostgreSQL may be where nobody asks it anything."""
+ANSWER_WITHIN_S: Final = 2.0
 OWNER_CONNECTIONS: Final = 10
 QUERY_CONNECTIONS: Final = 4
 
@@ -80,7 +81,8 @@ async def _run_child(
         return code
     finally:
         with trio.CancelScope(shield=True):  # bounded: `stop` kills when its deadline has passed
-            await child.stop(stop, within_s=STOP_WITHIN_S)
+            if await child.stop(stop, within_s=STOP_WITHIN_S) < 0:
+                embedded.sweep()  # who is killed takes nobody along
         child.close()
         embedded.record.unlink(missing_ok=True)
 
@@ -137,10 +139,13 @@ class Databases:
         migrations = await trio.to_thread.run_sync(read_migrations)
         await self._prepare(migrations)
         while True:
-            try:
-                await self.owner.run(_ask)
-            except Fault as fault:
-                log.debug("PostgreSQL does not answer", error=fault.detail)
+            with trio.move_on_after(ANSWER_WITHIN_S) as patience:
+                try:
+                    await self.owner.run(_ask)
+                except Fault as fault:
+                    log.debug("PostgreSQL does not answer", error=fault.detail)
+            if patience.cancelled_caught:
+                self.owner.note(f"PostgreSQL did not answer within {ANSWER_WITHIN_S:g} s")
             await trio.sleep(LOOK_EVERY_S)
 
     async def aclose(self) -> None:

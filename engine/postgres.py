@@ -132,12 +132,13 @@ class Postgres:
             raise
         except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError, EOFError) as problem:
             fault = translate(problem)
-            self._note(fault.detail if fault.kind.code == DOWN else None)
+            self.note(fault.detail if fault.kind.code == DOWN else None)
             raise fault from problem
-        self._note(None)
+        self.note(None)
         return result
 
-    def _note(self, error: str | None) -> None:
+    def note(self, error: str | None) -> None:
+        """Take over what was seen of it: why it does not answer, or None when it does."""
         if (error is None) != (self._error is None):
             self._since = time.monotonic()
         self._error = error
