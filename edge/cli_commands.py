@@ -28,6 +28,7 @@ from edge.cli_options import (
     examples,
 )
 from edge.cli_output import ERROR_CONSOLE, ExitCode, print_result, say, say_usage_error
+from edge.cli_top import top
 
 
 def say_version() -> str:
@@ -59,6 +60,7 @@ app.command(agent, help_epilogue=AGENT_EXAMPLES)
 app.command(keys)
 app.command(agents)
 app.command(scans)
+app.command(top)
 
 
 @app.command(

@@ -43,6 +43,8 @@ from edge.client_retry import (
     GatewayUnreachable,
     OutcomeUnknown,
     explain_answer,
+    is_header_text,
+    say_cause,
 )
 from edge.client_stream import Agent, Batch, open_agent
 from edge.client_values import (
@@ -128,7 +130,7 @@ class Client(QueryingClient):
         tls: ssl.SSLContext | None = None,
     ) -> None:
         is_tls = check_base_url(base_url).startswith("https:")
-        if token is not None and not _is_header_text(token):
+        if token is not None and not is_header_text(token):
             raise ValueError("the token has characters that a header cannot carry")
         self.base_url = base_url.rstrip("/")
         self.give_up_s = give_up_s
@@ -204,7 +206,7 @@ class Client(QueryingClient):
 
         Cancellation: the outcome is unknown; publish again under the same key to know it.
         """
-        if key is not None and (not key or not _is_header_text(key)):
+        if key is not None and (not key or not is_header_text(key)):
             raise ValueError("the idempotency key has characters that a header cannot carry")
         body = b'{"events":' + msgspec.json.encode(events) + b"}"
         headers = {} if key is None else {"idempotency-key": key}
@@ -244,13 +246,21 @@ class Client(QueryingClient):
 
         return await self._repeat(ask, is_harmless=method != "POST" or key is not None)
 
+    async def read_text(self, path: str) -> str:
+        """Ask for a text by its path, as `call` asks for JSON."""
+
+        async def ask() -> str:
+            return (await self._send("GET", path, None)).decode(errors="replace")
+
+        return await self._repeat(ask, is_harmless=True)
+
     def present(self, token: str) -> None:
         """Send another token from now on.
 
         Raises:
             ValueError: it cannot be a header.
         """
-        if not _is_header_text(token):
+        if not is_header_text(token):
             raise ValueError("the token has characters that a header cannot carry")
         self._headers = {"authorization": f"Bearer {token}"}
         self._http.headers["authorization"] = f"Bearer {token}"
@@ -349,11 +359,11 @@ class Client(QueryingClient):
         try:
             return await self._http.send(request)
         except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout) as error:
-            raise GatewayUnreachable(f"no gateway answers at {self.base_url}: {_say(error)}") from error
+            raise GatewayUnreachable(f"no gateway answers at {self.base_url}: {say_cause(error)}") from error
         except httpx2.TransportError as error:
-            raise OutcomeUnknown(f"{self.base_url} broke off before its answer: {_say(error)}") from error
+            raise OutcomeUnknown(f"{self.base_url} broke off before its answer: {say_cause(error)}") from error
         except httpx2.RequestError as error:
-            raise GatewayBroken(f"{self.base_url} gave an answer that cannot be read: {_say(error)}") from error
+            raise GatewayBroken(f"{self.base_url} gave an answer that cannot be read: {say_cause(error)}") from error
 
     async def _repeat(self, attempt: Callable[[], Awaitable[T]], *, is_harmless: bool) -> T:
         """Try until it succeeds, fails for good, or nothing at all has succeeded for `give_up_s`."""
@@ -385,15 +395,3 @@ def _decode(body: bytes, shape: type[T]) -> T:
         return msgspec.json.decode(body, type=shape)
     except msgspec.MsgspecError as error:
         raise GatewayBroken(f"the answer is not what a gateway says: {error}") from error
-
-
-def _is_header_text(text: str) -> bool:
-    return text.isascii() and text.isprintable()
-
-
-def _say(error: Exception) -> str:
-    """Say why, in the words of whoever has some: httpx2 wraps the reason and often has none of its own."""
-    cause: BaseException | None = error
-    while cause is not None and not str(cause):
-        cause = cause.__cause__ or cause.__context__
-    return str(cause or type(error).__name__)

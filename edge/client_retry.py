@@ -178,3 +178,16 @@ def _read_retry_after(text: str | None) -> float | None:
     if text is None or not text.strip().isdecimal() or len(text) > 9:
         return None
     return float(text)
+
+
+def is_header_text(text: str) -> bool:
+    """Say whether a header can carry a text."""
+    return text.isascii() and text.isprintable()
+
+
+def say_cause(error: Exception) -> str:
+    """Say why, in the words of whoever has some: httpx2 wraps the reason and often has none of its own."""
+    cause: BaseException | None = error
+    while cause is not None and not str(cause):
+        cause = cause.__cause__ or cause.__context__
+    return str(cause or type(error).__name__)
