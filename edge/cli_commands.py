@@ -15,6 +15,7 @@ from cyclopts import App, Parameter, validators
 from edge.cli_agent import EXAMPLES as AGENT_EXAMPLES
 from edge.cli_agent import agent
 from edge.cli_agents import AgentIdOption, ApiKeyOption, ConcurrencyOption, agents, scans
+from edge.cli_consumers import consumers, dead
 from edge.cli_keys import keys
 from edge.cli_options import (
     DEFAULT_GATEWAY,
@@ -61,6 +62,8 @@ app.command(keys)
 app.command(agents)
 app.command(scans)
 app.command(top)
+app.command(consumers)
+app.command(dead)
 
 
 @app.command(
