@@ -1,7 +1,7 @@
 """A command as an agent's handler: the batch on its standard input, verdicts in its exit code and its output.
 
 Rules of the file:
-- One run of the command a batch; a message is a line of JSON: `{"index","data","seq","delivered","time"}`.
+- One run of the command a batch; a message is a line of JSON: `{"index","data","seq","delivered","time",…}`.
 - A line of its output that is a JSON object with `ack`, `nak` or `term` is a verdict, and counts at once. Any other
   line goes to standard error.
 - A verdict that cannot be understood never becomes an acknowledgement: what is open then is given back.

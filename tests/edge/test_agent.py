@@ -9,6 +9,7 @@ import orjson
 import pytest
 import trio
 
+from edge.cli import main
 from edge.client import Client, Event
 from tests.support.command import Ended, open_command, run_command
 from tests.support.gateway import Gateway, running_gateway
@@ -60,7 +61,7 @@ async def test_a_command_reads_messages_and_acknowledges_by_ending_well(
     assert ended.code == 0, ended.err
     seen = [orjson.loads(line) for line in (tmp_path / "seen").read_text().splitlines()]
     assert [one["data"]["events"][0]["data"]["path"] for one in seen] == ["/0", "/1", "/2"]
-    assert {"index", "seq", "delivered", "time", "data"} == seen[0].keys()
+    assert {"index", "seq", "delivered", "time", "data"} <= seen[0].keys()
     assert f"{own_subject} {own_subject.replace('.', '-')} " in ended.err, "what is no verdict goes to stderr"
     assert lines_of(ended)[-1] == {
         "type": "end", "batches": len(lines_of(ended)) - 1, "messages": 3, "failures": 0,
@@ -84,7 +85,6 @@ async def test_a_failing_command_gives_back_and_later_succeeds(
     acked = {one["seq"] for one in seen if one["delivered"] == 2}
     assert acked
     assert acked | {one["seq"] for one in seen if one["delivered"] == 1} == {one["seq"] for one in seen}
-    assert (await run_command(output, *options(gateway, own_subject, "--once"), "--", "false")).code == 0
 
 
 async def test_poison_goes_to_the_dead_letters_and_the_rest_goes_on(
@@ -190,11 +190,12 @@ async def test_a_python_function_is_called_with_each_batch(
         (["--credit", "0,5", "--", "cat"], "nothing would ever come"),
     ],
 )
-async def test_wrong_usage_ends_with_2(words: list[str], said: str, output: Path) -> None:
+def test_wrong_usage_ends_with_2(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Before anything is asked of a gateway."""
-    ended = await run_command(output, "agent", "--durable", "d", *words)
-    assert (ended.code, ended.out) == (2, "")
-    assert said in ended.err
+    assert main(["agent", "--durable", "d", *words]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert said in shown.err
 
 
 async def test_without_a_gateway_a_cron_job_ends_with_3_and_refused_with_4(gateway: Gateway, output: Path) -> None:

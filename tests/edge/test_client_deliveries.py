@@ -140,6 +140,31 @@ async def test_an_answer_that_is_never_confirmed_is_unknown(jumping_clock: trio.
         assert await second.settle(ack=[1], confirm=True) == Settled(True, unknown=(1,))
 
 
+async def test_what_the_log_could_not_be_told_is_unanswered_again() -> None:
+    """`failed` while the connection lives: the message is held again, its credit too, and a second answer is heard."""
+    script = V1Script()
+
+    async def play(gateway: Conversation) -> None:
+        await gateway.hello()
+        await gateway.batch("b1", frame_of("/a"), frame_of("/b"))
+        await gateway.hear_until("settle")
+        await gateway.say(type="settled", batch="b1", confirmed=[[0, 0]], late=[], failed=[[1, 1]])
+        await gateway.hear_until("settle")
+        await gateway.say(type="settled", batch="b1", confirmed=[[1, 1]], late=[])
+        await gateway.listen()
+
+    async with streaming(script.step(play), credit=Credit(2, 10_000)) as (_, stream):
+        batch = await anext(stream)
+        assert await batch.ack(confirm=True) == Settled(True, confirmed=(0,), unknown=(1,))
+        assert [message.index for message in batch.unanswered] == [1]
+        assert stream.held_count == 1
+        assert await batch.nak(confirm=True) == Settled(True, confirmed=(1,))
+        assert stream.held_count == 0
+    granted = [said["messages"] for said in script.said if said["type"] == "credit"]
+    assert granted == [2, 1, 1], "no message's credit is granted twice"
+    assert script.settles()[1] == {"type": "settle", "batch": "b1", "nak": [{"i": [1, 1]}], "confirm": True}
+
+
 async def test_an_answer_on_a_dead_connection_says_so() -> None:
     """Nothing was said: the messages come again, and the agent is told."""
     script = V1Script()
