@@ -70,7 +70,7 @@ class Guard:
         self.authenticator = authenticator
         self.is_open = is_open
         self.limiter: Limiter | None = None
-        self._origins = origins
+        self.origins = origins
         self._trusted = trusted
 
     async def admit(
@@ -155,7 +155,7 @@ class Guard:
             Refused: 403.
         """
         origin = headers["origin"].lower()
-        if "*" in self._origins or origin in self._origins:
+        if "*" in self.origins or origin in self.origins:
             return
         try:
             parts = urlsplit(origin)

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final, cast
 
 import h11
+import structlog
 import trio
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
@@ -32,11 +33,12 @@ from edge.gate import ADMITTED, MOST_BODY_BYTES, Gate
 from edge.guard import Passed
 from edge.http import Request, Response
 from edge.normaliser import MAX_HEAD_BYTES, Head, check_head
-from edge.problems import problem_response
+from edge.problems import broken, problem_response
 from edge.responses import SECURITY, request_id_of
 from edge.routes import RouteTable, respond
 from engine.errors import Fault, Refused
 
+log = structlog.get_logger("quart")
 BODY_WITHIN_S: Final = 30.0
 METHODS: Final = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"]
 
@@ -83,7 +85,12 @@ class QuartLane:
             return await self._table.admit(head.method, head.headers, peer, route)
         except Fault as fault:
             self._table.metrics.count_request(label, head.method, fault.kind.status, 0.0)
+            fault.headers.update(self._table.cors(head.headers))
             raise
+        except Exception as problem:  # our bug: the client gets a 500, the log gets the rest
+            self._table.metrics.count_request(label, head.method, 500, 0.0)
+            log.error("guard failed", path=head.path, exc_info=problem)
+            raise broken() from problem
 
     async def _guarded(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Check the head as the express lane does, before the framework sees the request."""

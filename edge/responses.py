@@ -14,7 +14,12 @@ from typing import Final
 
 from edge.http import Response
 
-SECURITY: Final = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
+SECURITY: Final = {
+    "cache-control": "no-store",
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+}
 """On every answer of both lanes; a handler's own header of the same name wins."""
 _STATUS_LINES: Final = {one.value: f"HTTP/1.1 {one.value} {one.phrase}\r\n".encode() for one in HTTPStatus}
 _GOOD_ID: Final = re.compile(r"[A-Za-z0-9._\-]{1,128}\Z")

@@ -19,6 +19,7 @@ from time import perf_counter
 import structlog
 import trio
 
+from edge.cors import answer_preflight, cors_headers, is_preflight
 from edge.guard import Guard, Passed
 from edge.http import Handler, Request, Response, SendPiece
 from edge.problems import broken, problem_response
@@ -143,6 +144,28 @@ class RouteTable:
             raise Refused("request.upgrade-required", f"{path} speaks WebSocket: connect with ws://…{path}")
         raise Refused("request.no-such-path", f"there is nothing at {path}")
 
+    @property
+    def origins(self) -> frozenset[str]:
+        """The origins whose pages may talk to the gateway."""
+        return self.guard.origins if self.guard is not None else frozenset()
+
+    def cors(self, headers: dict[str, str]) -> dict[str, str]:
+        """Give the headers that let a page read the answer."""
+        return cors_headers(headers, self.origins)
+
+    def answer_options(self, request: Request) -> Response | None:
+        """Answer a browser that asks whether a page may send something; None when this is not such a question.
+
+        Raises:
+            Refused: pages of its origin may not, or there is nothing at the path.
+        """
+        if not is_preflight(request.method, request.headers):
+            return None
+        known = self._path_in_table(request.path)
+        if not known:
+            raise Refused("request.no-such-path", f"there is nothing at {request.path}")
+        return answer_preflight(request.headers, self._allowed[known], self.origins)
+
     async def admit(self, method: str, headers: dict[str, str], peer: str, route: Route) -> Passed:
         """Say who asks, if they may ask this, now.
 
@@ -190,23 +213,15 @@ async def respond(table: RouteTable, request: Request, admitted: Passed | None =
     """
     label, lane, began_s = "unknown", Lane.EXPRESS, perf_counter()
     try:
-        route = table.find(request.method, request.path)
-        label, lane = route.path, route.lane
-        brought = request.headers.get(TRACE_HEADER)
-        if brought is not None or lane is Lane.QUART:
-            request.trace = trace_of(brought, token_hex(NEW_DIGITS // 2))
-            _tell(request, {TRACE_HEADER: request.trace.text})
-        passed = admitted or await table.admit(request.method, request.headers, request.peer, route)
-        request.principal = passed.principal
-        if passed.told:
-            _tell(request, passed.told)
-        if "{" in label:
-            request.path_parameters = route.parameters_of(request.path)
-            if (durable := request.path_parameters.get("durable")) is not None:
-                request.principal.check_durable(durable)
-        if route.admit is not None:
-            route.admit()
-        response = await route.handler(request)
+        if "origin" in request.headers and (shared := table.cors(request.headers)):
+            _tell(request, shared)
+        preflight = table.answer_options(request) if request.method == "OPTIONS" else None
+        if preflight is not None:
+            response = preflight
+        else:
+            route = table.find(request.method, request.path)
+            label, lane = route.path, route.lane
+            response = await _handle(table, route, request, admitted)
     except Fault as fault:
         response = problem_response(fault, request.request_id, request.path)
         response.close = fault.kind.code == "request.malformed"
@@ -224,6 +239,25 @@ async def respond(table: RouteTable, request: Request, admitted: Passed | None =
     if table.lines.wants(label, response.status, is_express=lane is Lane.EXPRESS, second=int(ended_s)):
         _write_line(table.lines, label, request, response.status, ended_s - began_s)
     return response
+
+
+async def _handle(table: RouteTable, route: Route, request: Request, admitted: Passed | None) -> Response:
+    """Have a route's handler answer, once the guard lets the request pass."""
+    brought = request.headers.get(TRACE_HEADER)
+    if brought is not None or route.lane is Lane.QUART:
+        request.trace = trace_of(brought, token_hex(NEW_DIGITS // 2))
+        _tell(request, {TRACE_HEADER: request.trace.text})
+    passed = admitted or await table.admit(request.method, request.headers, request.peer, route)
+    request.principal = passed.principal
+    if passed.told:
+        _tell(request, passed.told)
+    if "{" in route.path:
+        request.path_parameters = route.parameters_of(request.path)
+        if (durable := request.path_parameters.get("durable")) is not None:
+            request.principal.check_durable(durable)
+    if route.admit is not None:
+        route.admit()
+    return await route.handler(request)
 
 
 def _tell(request: Request, told: dict[str, str]) -> None:
