@@ -17,8 +17,9 @@ from edge.cli_query import read_parameters
 from edge.client import Client, GatewayBroken, GatewayRefused, QueryColumn, QueryResult
 from edge.query_table import to_table
 from engine.errors import Refused
-from tests.support.command import run_command
+from tests.support.command import open_command, run_command
 from tests.support.gateway import OWN_VARIABLES, PROJECT_ROOT, Gateway, running_gateway
+from tests.support.http import ask
 from tests.support.waiting import wait_until
 
 
@@ -40,13 +41,13 @@ def output(tmp_path: Path) -> Path:
 async def test_a_query_is_a_table_or_what_a_program_wants(gateway: Gateway, output: Path) -> None:
     """A table by default; --json is the wire's answer, --csv and --ndjson the streams; parameters are values."""
     sql = "select :a::int as a, %(b)s as b"
-    ask = ["query", sql, "--param", "a=5", "--param", "b=x y", "--gateway", gateway.url, "--give-up", "20"]
-    table = await run_command(output, *ask)
+    words = ["query", sql, "--param", "a=5", "--param", "b=x y", "--gateway", gateway.url, "--give-up", "20"]
+    table = await run_command(output, *words)
     assert (table.code, table.out.splitlines()[:3]) == (0, ["a | b", "--+----", "5 | x y"]), table
     assert table.out.splitlines()[3].startswith("(1 row, ")
-    assert json.loads((await run_command(output, *ask, "--json")).out)["rows"] == [{"a": 5, "b": "x y"}]
-    assert (await run_command(output, *ask, "--csv")).out == "a,b\n5,x y\n"
-    assert json.loads((await run_command(output, *ask, "--ndjson")).out) == {"a": 5, "b": "x y"}
+    assert json.loads((await run_command(output, *words, "--json")).out)["rows"] == [{"a": 5, "b": "x y"}]
+    assert (await run_command(output, *words, "--csv")).out == "a,b\n5,x y\n"
+    assert json.loads((await run_command(output, *words, "--ndjson")).out) == {"a": 5, "b": "x y"}
 
 
 async def test_the_exit_codes_are_a_promise(gateway: Gateway, output: Path) -> None:
@@ -84,6 +85,28 @@ async def test_the_client_asks_and_streams(gateway: Gateway) -> None:
 
         with pytest.raises(GatewayBroken, match="cut"):
             await read_all("select 1/(5000-g) from generate_series(1, 9000) g")
+
+
+async def test_ctrl_c_ends_a_query_that_runs(gateway: Gateway, output: Path) -> None:
+    """The exit code is 130, and the gateway's slot is free again."""
+
+    async def running() -> str:
+        metrics = (await ask(gateway.url, "GET", "/metrics")).body.decode()
+        return next(line.split()[1] for line in metrics.splitlines() if line.startswith("headgate_queries "))
+
+    async def is_running() -> bool:
+        return await running() == "1.0"
+
+    async def is_over() -> bool:
+        return await running() == "0.0"
+
+    sql = "select count(*) from generate_series(1, 100000) a, generate_series(1, 100000) b"
+    async with open_command(output, "query", sql, "--gateway", gateway.url, "--give-up", "20") as command:
+        await wait_until(is_running, "the query runs", timeout_s=20)
+        command.signal(signal.SIGINT)
+        ended = await command.wait_ended()
+    assert (ended.code, ended.out) == (130, "")
+    await wait_until(is_over, "its slot is free", timeout_s=3)
 
 
 class Terminal:
