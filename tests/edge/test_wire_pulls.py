@@ -1,6 +1,7 @@
 """`/stream/pull` and `/stream/settle`: curl and cron jobs are agents of the same durables, on the real gateway."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
@@ -9,7 +10,7 @@ import pytest
 import trio
 
 from tests.support.agent_v1 import open_agent_v1
-from tests.support.gateway import Gateway, running_gateway
+from tests.support.gateway import Gateway, open_gateway, running_gateway
 from tests.support.http import Answer, ask, open_connection
 from tests.support.nats_client import NatsClient, open_embedded_log
 from tests.support.waiting import let_pass, wait_until
@@ -264,3 +265,23 @@ def _get(path: str) -> bytes:
 async def _waits(log: NatsClient, durable: str, count: int = 1) -> bool:
     found = await log.find_consumers("SNAPFS_FILES", durable)
     return bool(found) and found[0]["num_waiting"] == count
+
+
+async def test_a_gateway_that_was_killed_confirms_nothing_of_before(tmp_path: Path) -> None:
+    """SIGKILL between pull and settle: the verdict is late, and the message comes again."""
+    env = {"HEADGATE_ACK_WAIT_S": "1", "HEADGATE_CATALOG": "off"}
+    async with open_gateway(tmp_path / "data", env=env) as gateway:
+        async with open_embedded_log(gateway) as log:
+            await publish(log, "snapfs.files", 2)
+        pulled = await pull(gateway, "snapfs.files", "cron")
+        gateway.kill()
+        await gateway.start()
+        late = await settle(gateway, "cron", pulled["batch"], ack=[[0, 1]])
+        assert (late["confirmed"], late["late"]) == ([], [[0, 1]])
+        again: list[int] = []
+        while len(again) < 2:
+            one = await pull(gateway, "snapfs.files", "cron", wait=5)
+            assert all(message["delivered"] > 1 for message in one["messages"])
+            again += [message["seq"] for message in one["messages"]]
+            assert (await settle(gateway, "cron", one["batch"], ack=[[0, len(one["messages"]) - 1]]))["late"] == []
+        assert again == [1, 2]
