@@ -14,6 +14,7 @@ from edge.client import Client, Event
 from tests.support.command import Ended, open_command, run_command
 from tests.support.gateway import Gateway, running_gateway
 from tests.support.http import open_connection
+from tests.support.processes import is_alive
 from tests.support.waiting import wait_until
 
 
@@ -210,3 +211,16 @@ async def test_without_a_gateway_a_cron_job_ends_with_3_and_refused_with_4(gatew
         nursery.start_soon(run, 4, "--durable", "d", "--gateway", gateway.url, "--from", "yesterday")
     assert {code: ended.code for code, ended in results.items()} == {3: 3, 4: 4}
     assert "from" in results[4].err
+
+
+async def test_a_killed_agent_takes_its_command_along(gateway: Gateway, own_subject: str, output: Path) -> None:
+    """SIGKILL leaves no time for anything: the kernel ends the command, the gateway gives the batch to another."""
+    await publish(gateway, own_subject, 1)
+    async with open_command(output, *options(gateway, own_subject), "--", "sleep", "999") as command:
+        await wait_until(command.children, "the command runs")
+        [child] = command.children()
+        command.signal(signal.SIGKILL)
+        await command.wait_ended()
+        await wait_until(lambda: not is_alive(child), "the command is gone", timeout_s=5)
+    other = await run_command(output, *options(gateway, own_subject, "--once"), "--", "grep", "-q", '"delivered":2')
+    assert "1 acknowledged" in other.out, other.err
