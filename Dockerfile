@@ -1,7 +1,9 @@
 # headgate with its embedded log, in one container.
 #
 #   docker build -t headgate .
-#   docker run --init -p 8000:8000 -v headgate-data:/data headgate
+#   docker run --init -p 127.0.0.1:8000:8000 -v headgate-data:/data -e HEADGATE_API_KEYS=name=key headgate
+#
+# It listens on all addresses, so it starts only with credentials: a key of 16 characters or more.
 #
 # One process: the gateway, which starts and stops its nats-server itself. --init (tini) is there for PID 1's other
 # duty, reaping what the gateway's children left behind; the gateway waits for its own children in any case.

@@ -135,6 +135,12 @@ class _NodeCollector:
         durability = InfoMetricFamily("headgate_durability", "What an acknowledged event survives.")
         durability.add_metric([], {"class": node.health.durability})
         yield durability
+        known = CounterMetricFamily(
+            "headgate_identity_credentials", "Credentials that were looked at, by outcome.", labels=["outcome"]
+        )
+        known.add_metric(["recognised"], node.identity.counts.recognised)
+        known.add_metric(["refused"], node.identity.counts.refused)
+        yield known
         actors = GaugeMetricFamily("headgate_actors", "Live actors, by their parent.", labels=["parent"])
         restarts = CounterMetricFamily("headgate_actor_restarts", "Falls of an actor.", labels=["actor"])
         for actor in node.root.children.values():

@@ -231,6 +231,17 @@ async def test_pages_of_others_do_nothing_on_an_open_gateway(open_gateway: Gatew
         (await connection.read_answer()).problem(403)
 
 
+async def test_credentials_are_counted(guarded: Gateway) -> None:
+    """By two outcomes, and by nothing that a client chooses."""
+    (await ingest(guarded.url, bearer("nobody-knows-this-key"))).problem(401)
+    text = (await ask(guarded.url, "GET", "/metrics", bearer(OTHER))).body.decode()
+    counts = dict(line.split() for line in text.splitlines() if line.startswith("headgate_identity_credentials"))
+    assert set(counts) == {
+        f'headgate_identity_credentials_total{{outcome="{one}"}}' for one in ("recognised", "refused")
+    }
+    assert all(float(count) >= 1 for count in counts.values())
+
+
 async def test_keys_are_made_replaced_and_revoked_while_it_runs(guarded: Gateway, tmp_path: Path) -> None:
     """A new key opens within seconds, two are good during a rotation, a revoked one and its token end."""
     where = ("--data", str(guarded.data_dir), "--json")
