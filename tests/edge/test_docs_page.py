@@ -72,7 +72,7 @@ def browser() -> Iterator[Browser]:
         launched.close()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def page(browser: Browser, gateway: Gateway) -> Iterator[Page]:
     """The page, open; afterwards it must have asked nobody but the gateway, and complained of nothing."""
     opened = browser.new_page(viewport={"width": 1280, "height": 1600})
@@ -81,6 +81,7 @@ def page(browser: Browser, gateway: Gateway) -> Iterator[Page]:
     opened.on("request", lambda request: asked.append(request.url))
     opened.on("console", lambda said: complaints.append(said.text) if said.type in {"error", "warning"} else None)
     opened.on("pageerror", lambda error: complaints.append(str(error)))
+    opened.set_default_timeout(90_000)  # a browser beside other tests on two cores
     opened.goto(f"{gateway.url}/docs")
     opened.locator(".opblock").first.wait_for()
     opened.locator("#channels").wait_for()

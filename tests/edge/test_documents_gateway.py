@@ -7,6 +7,7 @@ Rules of the file:
 import contextlib
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import hypothesis
@@ -18,7 +19,7 @@ from schemathesis import Case, GenerationMode
 from edge.docs_offline import bare_table, offline_documents
 from edge.documents import ALIAS
 from tests.support.documented import check_answer, closed
-from tests.support.gateway import Gateway
+from tests.support.gateway import Gateway, open_gateway
 from tests.support.http import ask
 
 ROUTES = [(one.method, one.path) for one in bare_table().routes]
@@ -75,6 +76,54 @@ async def test_the_examples_work(gateway: Gateway, document: dict[str, Any]) -> 
         )
         check_answer(closed(document), "POST", path, answer.status, answer.header("content-type") or "", answer.body)
         assert answer.status == 200
+
+
+async def test_answers_about_what_is_there_are_as_described(
+    gateway: Gateway, document: dict[str, Any], own_subject: str, own_durable: str
+) -> None:
+    """A consumer, a token, a pulled batch: the answers that generated requests do not reach."""
+    strict = closed(document)
+
+    async def check(method: str, template: str, body: object = None, *, query: str = "", **headers: str) -> Any:
+        target = template.replace("{durable}", own_durable) + query
+        sent = None if body is None else json.dumps(body).encode()
+        answer = await ask(gateway.url, method, target, headers, sent)
+        check_answer(strict, method, template, answer.status, answer.header("content-type") or "", answer.body)
+        assert answer.status == 200, (target, answer.body)
+        return answer.json()
+
+    await check("POST", "/auth/token", authorization="Bearer demo-api-key-2024")
+    await ask(gateway.url, "POST", f"/ingest?subject={own_subject}", (), b'{"events":[{"type":"t","data":{}}]}')
+    about = f"?subject={own_subject}&durable={own_durable}&from=all&wait=5"
+    pulled = await check("GET", "/stream/pull", query=about)
+    assert len(pulled["messages"]) == 1
+    await check("POST", "/stream/settle", {"durable": own_durable, "batch": pulled["batch"], "ack": [0]})
+    assert (await check("GET", "/consumers"))["consumers"]
+    await check("GET", "/consumers/{durable}")
+    await check("POST", "/consumers/{durable}/pause", {"for_s": 60})
+    await check("POST", "/consumers/{durable}/resume")
+    await check("POST", "/consumers/{durable}/reset", {"to": "all"})
+    await check("DELETE", "/consumers/{durable}")
+
+
+@pytest.mark.long
+async def test_queries_and_probes_answer_as_described_with_a_catalog(tmp_path: Path) -> None:
+    """The answers that need a PostgreSQL, in each of their formats."""
+    async with open_gateway(tmp_path / "data", env={"HEADGATE_CATALOG": "on"}) as gateway:
+        strict = closed((await ask(gateway.url, "GET", "/openapi.json")).json())
+
+        async def check(method: str, path: str, accept: str, body: bytes | None = None) -> int:
+            answer = await ask(gateway.url, method, path, {"accept": accept}, body)
+            check_answer(strict, method, path, answer.status, answer.header("content-type") or "", answer.body)
+            return answer.status
+
+        for accept in ("application/json", "text/csv", "application/x-ndjson"):
+            query = b'{"sql":"SELECT 1 AS one, :two AS two","params":{"two":2}}'
+            assert await check("POST", "/query/sql", accept, query) == 200
+            assert await check("POST", "/query/sql", accept, b'{"sql":"DELETE FROM files"}') in {400, 403}
+        for path in ("/readyz", "/ready", "/health", "/api/v1/health", "/actors"):
+            for accept in ("*/*", "application/health+json"):
+                assert await check("GET", path, accept) == 200
 
 
 async def test_what_nobody_described_is_a_problem(gateway: Gateway) -> None:

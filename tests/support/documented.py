@@ -45,7 +45,7 @@ def check_answer(
         assert template == "/readyz", (
             f"{where} without a problem: {body[:500]!r}"
         )  # its body is its own (RELIABILITY 4)
-    if _plain(content_type).endswith("json"):
+    if _plain(content_type).endswith(("/json", "+json")):
         schema = described[_plain(content_type)]["schema"] | {"components": document["components"]}
         try:
             jsonschema.Draft202012Validator(schema).validate(json.loads(body))
