@@ -142,6 +142,16 @@ class Queries:
     @asynccontextmanager
     async def _open_slot(self) -> AsyncIterator[None]:
         self.check_room()
+        try:
+            self._free.acquire_nowait()  # who finds a slot free has not waited, and takes nobody's place in the queue
+        except trio.WouldBlock:
+            await self._wait_slot()
+        try:
+            yield
+        finally:
+            self._free.release()
+
+    async def _wait_slot(self) -> None:
         self._waiting += 1
         try:
             with trio.move_on_after(WAIT_S) as patience:
@@ -150,10 +160,6 @@ class Queries:
             self._waiting -= 1
         if patience.cancelled_caught:
             raise self._busy()
-        try:
-            yield
-        finally:
-            self._free.release()
 
     def _busy(self) -> Unavailable:
         self._metrics.queries_shed += 1
