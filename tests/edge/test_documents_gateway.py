@@ -25,7 +25,7 @@ from tests.support.http import ask
 ROUTES = [(one.method, one.path) for one in bare_table().routes]
 OWN_ROUTES = [one for one in ROUTES if not one[1].startswith(ALIAS)]
 EXAMPLES = 4
-LONG_EXAMPLES = 150
+LONG_EXAMPLES = 60
 NOT_HERE = {501}
 """The one answer above 499 that a healthy gateway may give: what this one was started without."""
 
