@@ -36,6 +36,15 @@ DOWN: Final = "postgres.down"
 BUSY: Final = "postgres.busy"
 REFUSED: Final = "postgres.refused"
 CANCELLED: Final = "postgres.cancelled"
+FAILURES: Final = (
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # a connection that broke between two of its own steps
+    OSError,
+    TimeoutError,
+    EOFError,
+)
+"""Everything that asyncpg raises; nothing of it may come out."""
 SITUATIONS: Final[dict[str, str]] = {
     "57014": CANCELLED,  # query_canceled: a time limit, or somebody's pg_cancel_backend
     "57P01": DOWN,  # admin_shutdown
@@ -130,7 +139,7 @@ class Postgres:
             result = await self._bridge.call(fn, *args)
         except Fault:
             raise
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError, EOFError) as problem:
+        except FAILURES as problem:
             fault = translate(problem)
             self.note(fault.detail if fault.kind.code == DOWN else None)
             raise fault from problem
@@ -203,7 +212,7 @@ class Postgres:
         if pool is not None:
             try:
                 await asyncio.wait_for(pool.close(), CLOSE_WITHIN_S)
-            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
+            except FAILURES:
                 pool.terminate()
 
 
