@@ -91,6 +91,9 @@ class LeasedStreams:
         find_gaps: FindGaps | None = None,
     ) -> None:
         self.book = book or SettleBook()
+        self.departures = trio.CapacityLimiter(1)
+        """Sessions whose agents died end one after the other: what they held has gone back before, and a hundred that
+        end at once would hold up whoever is to get it."""
         self.max_deliver = max_deliver
         self.bury = bury
         self.nak_delay_ms = nak_delay_ms

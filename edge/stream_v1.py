@@ -65,6 +65,7 @@ async def open_stream_v1(node: Node, request: Request) -> Negotiated:
     gaps = await node.gaps.observe(name, options.start.sequence if made else 0)
 
     async def session(socket: WebSocketConnection) -> None:
+        live: _Session | None = None
         try:
             async with streams.attach(name, options, terms) as consumer, trio.open_nursery() as nursery:
                 hello = encode_hello(
@@ -82,6 +83,8 @@ async def open_stream_v1(node: Node, request: Request) -> Negotiated:
             if live.fault is not None:
                 await close_socket(socket, live.fault.kind.close_code, live.fault.kind.title)
         finally:
+            if live is not None:
+                live.depart()
             if options.durable is None:
                 with trio.move_on_after(2, shield=True):  # bounded by its own deadline
                     await streams.delete(name)
@@ -101,6 +104,7 @@ class _Session:
         self._name = name
         self._options = options
         self._errors = 0
+        self._departs = False
         self._wants_status = trio.Event()
         self.scope = trio.CancelScope()
         self.fault: Fault | None = None
@@ -109,6 +113,12 @@ class _Session:
         """End the session, with this close code."""
         self.fault = fault
         self.scope.cancel()
+
+    def depart(self) -> None:
+        """Let the next session end, when this one's agent had died."""
+        if self._departs:
+            self._departs = False
+            self._node.stream_v1.departures.release_on_behalf_of(self)
 
     async def deliver(self) -> None:
         """Send answers first, then batches, until the session ends."""
@@ -148,7 +158,9 @@ class _Session:
             try:
                 words = read_words(await self._socket.get_message())
             except ConnectionClosed:
-                consumer.close()  # at once: ending the session's tasks takes a while where a hundred end together
+                consumer.close()
+                await self._node.stream_v1.departures.acquire_on_behalf_of(self)
+                self._departs = True
                 raise
             problem: BadFrame | None = None
             if isinstance(words, Settle):

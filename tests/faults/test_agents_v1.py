@@ -117,7 +117,7 @@ async def test_what_a_hundred_dead_sockets_held_goes_to_another_at_once(topic: T
 @pytest.mark.long
 async def test_that_takes_under_50_ms_at_the_99th_percentile(topic: Topic) -> None:
     """Issue 3: p99 under 50 ms, the median of five rounds."""
-    took_s = sorted([await fail_over(topic) for _ in range(5)])
+    took_s = sorted([await fail_over(Topic(topic.gateway, topic.log)) for _ in range(5)])
     print(f"p99 of each round, ms: {[round(1000 * one, 1) for one in took_s]}")
     assert took_s[2] < 0.05
 
