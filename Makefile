@@ -7,6 +7,8 @@
 VENV := .venv
 PYTHON ?=
 ARGS ?=
+# Most tests wait for processes of their own: three files of tests at a time. TOGETHER= runs one after the other.
+TOGETHER ?= -n 3 --dist loadfile
 
 # The first of these that is new enough and can make a virtual environment.
 define find_python
@@ -56,7 +58,7 @@ run: $(VENV)/installed-run ## the whole product on this machine: gateway, scan, 
 	@$(VENV)/bin/headgate demo $(ARGS)
 
 test: $(VENV)/installed-all ## every test but the long ones; says what it skipped and why
-	@$(VENV)/bin/python -m pytest -m "not long" -rs $(ARGS)
+	@$(VENV)/bin/python -m pytest -m "not long" -rs $(TOGETHER) $(ARGS)
 
 test-long: $(VENV)/installed-all ## the long tests alone
 	@$(VENV)/bin/python -m pytest -m long -rs $(ARGS)

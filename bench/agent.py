@@ -164,7 +164,7 @@ def take_for_window(address: Address, durable: str, batch: int = 100, kind: Sock
             message = agent.wait_message(POLL_S)
             now_ns = time.monotonic_ns()
             if message is None:
-                if now_ns > window.close_ns + QUIET_NS:
+                if tally.units and now_ns > window.close_ns + QUIET_NS:
                     break
                 continue
             agent.acknowledge(message)

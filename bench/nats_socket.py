@@ -209,7 +209,7 @@ def pull_for_window(address: Address, durable: str, batch: int = 100) -> Job:
             is_silent = not select.select((log.socket,), (), (), POLL_S)[0]
             now_ns = time.monotonic_ns()
             if is_silent:
-                if now_ns > window.close_ns + QUIET_NS:
+                if tally.units and now_ns > window.close_ns + QUIET_NS:
                     break
                 continue
             messages = log.receive()

@@ -17,7 +17,8 @@ from tests.support.waiting import let_pass, wait_until
 
 DURABLES = ("mysql", "elastic")
 RECOVERY_LIMIT_S = 3.0
-# What the killed gateway held for an agent comes again when the log's own deadline for it (30 s) ends.
+# What the killed gateway held for an agent comes again when the log's own deadline for it ends.
+SHORT_LEASES = {"HEADGATE_ACK_WAIT_S": "5"}
 CATCH_UP_S = 60.0
 
 
@@ -28,7 +29,7 @@ async def test_no_acked_event_is_lost_when_the_gateway_is_killed(
     """T1: SIGKILL at random times under 4 producers and 2 durables; all acked delivered, ready again in 3 s."""
     ledger = Ledger(tmp_path / "ledger.jsonl")
     recoveries_s: list[float] = []
-    async with open_gateway(tmp_path / "data") as gateway, trio.open_nursery() as agents:
+    async with open_gateway(tmp_path / "data", env=SHORT_LEASES) as gateway, trio.open_nursery() as agents:
         traffic = Traffic(lambda: gateway.url, ledger, chance)
         agents.start_soon(traffic.run_agent, DURABLES[0])
         agents.start_soon(traffic.run_agent_v1, DURABLES[1])

@@ -23,8 +23,8 @@ CLIENTS = 50
 LOAD_S = 4.0
 EVERY_S = 0.02
 P99_LIMIT_S = 0.05
-NOISE = 5.0
-"""On a loaded machine /ingest alone is slow already; it may be so many times as slow beside the queries."""
+SHED_LIMIT_S = 1.5
+"""At once, or after the second in the short queue."""
 CATALOG = {"HEADGATE_CATALOG": "on"}
 
 
@@ -76,8 +76,12 @@ def p99(values: list[float]) -> float:
     return sorted(values)[int(len(values) * 0.99)]
 
 
-async def test_slow_queries_are_shed_and_ingest_does_not_notice(tmp_path: Path, chance: Random) -> None:
-    """P5: four queries run, the rest are told 429; beside them /ingest loses no request and keeps its p99."""
+@pytest.mark.parametrize("is_timed", [False, pytest.param(True, marks=pytest.mark.long)])
+async def test_slow_queries_are_shed_and_ingest_does_not_notice(tmp_path: Path, chance: Random, is_timed: bool) -> None:
+    """P5: four queries run, the rest are told 429; beside them /ingest loses no request and keeps its p99.
+
+    The times are judged in the long form alone, which has the machine for itself; `bench query` shows them.
+    """
     async with open_gateway(tmp_path / "data", env=CATALOG) as gateway:
         await wait_catalog(gateway)
         ledger = Ledger(tmp_path / "ledger.ndjson")
@@ -92,12 +96,11 @@ async def test_slow_queries_are_shed_and_ingest_does_not_notice(tmp_path: Path, 
             nursery.cancel_scope.cancel()
         await wait_catalog(gateway)
         again = await produce(gateway, ledger, chance, LOAD_S / 2)
-        quiet_s = max(p99(alone), p99(again))
-        print(f"/ingest p99 {quiet_s * 1e3:.1f} ms alone, {p99(beside) * 1e3:.1f} ms beside the queries; {told}")
+        quiet_ms, beside_ms = p99(alone + again) * 1e3, p99(beside) * 1e3
+        print(f"/ingest p99 {quiet_ms:.1f} ms alone, {beside_ms:.1f} ms beside the queries; {told}")
         assert set(told) <= {"query.busy", "query.too-slow"}
         assert told["query.too-slow"] <= 4 * (LOAD_S + 10) / 5 + 4
-        assert p99(beside) < max(P99_LIMIT_S, NOISE * quiet_s)
-        assert p99(shed_s) < 1.5  # at once, or after the second in the short queue
+        assert not is_timed or (p99(beside) < P99_LIMIT_S and p99(shed_s) < SHED_LIMIT_S)
         async with open_embedded_log(gateway) as log:
             report = ledger.check(await log.read_stream("SNAPFS_FILES"), [])
         ledger.close()

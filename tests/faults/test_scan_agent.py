@@ -159,10 +159,10 @@ async def test_a_signal_ends_an_agent_in_order(
         os.utime(young)
         stopped_id = await start(gateway, agent_id, ".")
 
-        async def is_running() -> bool:
-            return str((await get_scan(gateway.url, stopped_id))["state"]) != "queued"
+        async def is_on_the_log() -> bool:
+            return bool(await events_of(gateway, stopped_id))
 
-        await wait_until(is_running, "the scan runs")
+        await wait_until(is_on_the_log, "the scan has begun")
         command.signal(number)
         ended = await command.wait_ended(10)
         assert ended.code == code, ended
