@@ -149,7 +149,7 @@ async def run_demo(options: DemoOptions) -> int:
                 if result.findings.problem is not None:
                     notes.print(f"no SQL: {result.findings.problem}", soft_wrap=True, markup=False)
                 if not result.is_complete:
-                    notes.print(f"headgate: not every event arrived everywhere; the gateway's log is {gateway.log}")
+                    notes.print(f"headgate: not every event is seen to have arrived everywhere; its log: {gateway.log}")
                 if code == 0 and not options.once:
                     (notes if options.as_json else console).print(_say_what_to_try(gateway.url), soft_wrap=True)
                     await trio.sleep_forever()

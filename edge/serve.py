@@ -302,8 +302,10 @@ async def _watch_signals(draining: trio.Event) -> None:
 
 
 def _settle_memory() -> None:
-    """Take what the start left behind, modules and tables, out of the garbage collector's sight: it stays anyway, and
-    looking through it again and again costs every request (`bench ingest`)."""
+    """Take what the start left behind out of the garbage collector's sight.
+
+    Modules and tables stay anyway, and looking through them again and again costs every request (`bench ingest`).
+    """
     gc.collect()
     gc.freeze()
 
