@@ -201,8 +201,9 @@ class Postgres:
             server_settings={"application_name": "headgate query" if self._is_guest else "headgate"},
         )
 
-    async def _connect(self, *args: Any, **options: Any) -> Any:
-        connection = await asyncpg.connect(*args, **options, **self._locate().arguments())
+    async def _connect(self, _: None, **options: Any) -> Any:
+        """Connect for the pool, whose own address is None: it is looked up each time."""
+        connection = await asyncpg.connect(**options, **self._locate().arguments())
         if self._is_confined:
             await asyncio.to_thread(confine, connection.get_server_pid())
         return connection

@@ -3,6 +3,7 @@
 import time
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from tests.support.gateway import Gateway, open_gateway
 from tests.support.http import ask, post_json
@@ -51,18 +52,21 @@ async def ingest(gateway: Gateway, *events: dict[str, Any]) -> None:
 async def test_a_gateway_with_an_empty_memory_answers_from_the_catalog(tmp_path: Path) -> None:
     """One query a request for what the memory misses, and the memory knows it afterwards; the database is external."""
     async with open_real_postgres(tmp_path / "pg") as real:
-        env = {
-            "HEADGATE_CATALOG": "on",
-            "DB_HOST": str(tmp_path / "pg" / "postgres"),
-            "DB_USER": "headgate",
-            "DB_PASSWORD": (tmp_path / "pg" / "postgres" / "secret").read_text(),
-            "DB_NAME": "postgres",
-        }
+        folder = tmp_path / "pg" / "postgres"
+        secret = quote((folder / "secret").read_text(), safe="")
+        url = f"postgresql://headgate:{secret}@/postgres?host={quote(str(folder), safe='')}"
+        env = {"HEADGATE_CATALOG": "on", "DATABASE_URL": url}
         async with open_gateway(tmp_path / "data", env=env) as gateway:
             assert not (tmp_path / "data" / "postgres").exists(), "a database of its own is not started"
             await ingest(gateway, upsert(BY_INODE, "aa"), upsert(BY_PATH, "bb"), upsert(GONE, "cc"))
             await ingest(gateway, {"type": "file.delete", "data": {"path": GONE["path"]}})
             await wait_metric(gateway, "events_total", 4)
+            answer = await post_json(
+                gateway.url, "/query/sql", {"sql": "select count(*) as n, current_user::text from files"}
+            )
+            assert answer.json()["rows"] == [{"n": 2, "current_user": "headgate_query"}], (
+                "its role is another's, by the URL"
+            )
             assert await probe(gateway, BY_INODE, NEVER) == ["aa", None]
             assert await metric(gateway, "tier_hits_total") == 0, "the memory knew it"
             gateway.kill()
