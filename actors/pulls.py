@@ -229,8 +229,8 @@ class Pulls:
             answer.done.set()
 
     def forget(self, durable: str) -> None:
-        """Take back what the agents of a durable hold, because it was moved: their verdicts are late."""
-        counter = self._counters.get(durable)
+        """Take back what the agents of a durable hold, because it was moved or removed: their verdicts are late."""
+        counter = self._counters.pop(durable, None)
         if counter is not None and counter.desk is not None:
             counter.desk.forget("reset")
 

@@ -61,6 +61,7 @@ async def delete_consumer(node: Node, request: Request) -> Response:
     durable = request.path_parameters["durable"]
     force = request.parameters().get("force", "") in {"1", "true"}
     await node.consumers.remove(durable, force=force)
+    node.pulls.forget(durable)
     return json_response({"durable": durable, "deleted": True})
 
 

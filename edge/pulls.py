@@ -28,6 +28,8 @@ SETTLE_BYTES: Final = 1024 * 1024
 
 async def get_pull(node: Node, request: Request) -> Response:
     """Wait for messages of a durable and hand them over, as one batch."""
+    if request.method == "HEAD":
+        raise Refused("request.wrong-method", "a pull takes messages, so it is no question for HEAD", allow="GET")
     parameters = request.parameters()
     options = read_options(parameters)
     if options.durable is None:

@@ -144,6 +144,32 @@ async def test_a_batch_that_is_not_here_is_late(gateway: Gateway, own_subject: s
         assert (settled["confirmed"], settled["late"]) == ([], [[0, 5], [7, 7]])
 
 
+async def test_after_a_reset_or_a_removal_a_verdict_is_late(
+    gateway: Gateway, own_subject: str, own_durable: str
+) -> None:
+    """What was pulled before belongs to nobody any more: not confirmed, not failed, and no dead letter is written."""
+    async with open_embedded_log(gateway) as log:
+        await publish(log, own_subject, 2)
+    for method, path in (("POST", f"/consumers/{own_durable}/reset"), ("DELETE", f"/consumers/{own_durable}")):
+        pulled = await pull(gateway, own_subject, own_durable, wait=5)
+        last = len(pulled["messages"]) - 1
+        body = {"to": "all"} if method == "POST" else None
+        answer = await ask(gateway.url, method, path, {}, orjson.dumps(body) if body else b"")
+        assert answer.status == 200, answer.body
+        settled = await settle(gateway, own_durable, pulled["batch"], ack=[[0, last]])
+        assert (settled["confirmed"], settled["late"], settled.get("failed", [])) == ([], [[0, last]], [])
+
+
+async def test_head_takes_no_message(gateway: Gateway, own_subject: str, own_durable: str) -> None:
+    """HEAD is safe: it is refused, with what is allowed, and the next pull has everything for the first time."""
+    async with open_embedded_log(gateway) as log:
+        sequences = await publish(log, own_subject, 2)
+    refused = await ask(gateway.url, "HEAD", target(own_subject, own_durable))
+    assert (refused.status, refused.header("allow")) == (405, "GET")
+    pulled = await pull(gateway, own_subject, own_durable, wait=5)
+    assert [(one["seq"], one["delivered"]) for one in pulled["messages"]] == [(one, 1) for one in sequences]
+
+
 async def test_after_the_lease_a_verdict_is_late(gateway_short: Gateway, own_subject: str, own_durable: str) -> None:
     """Nobody extends a pull's lease: the message comes again, and the first holder's word is late."""
     async with open_embedded_log(gateway_short) as log:
