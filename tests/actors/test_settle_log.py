@@ -141,6 +141,6 @@ async def test_a_thousand_random_frames_leave_the_log_as_a_model_says(tmp_path: 
 
 
 @pytest.mark.long
-async def test_many_thousand_random_frames_do_so_too(tmp_path: Path, chance: random.Random) -> None:
-    """The long form."""
-    await compare(tmp_path, chance, 20_000)
+async def test_thousands_of_random_frames_do_so_too(tmp_path: Path, chance: random.Random) -> None:
+    """The long form; the model counts everything anew each time, so it grows with the square."""
+    await compare(tmp_path, chance, 4_000)
