@@ -110,11 +110,11 @@ def test_what_is_no_gzip_is_refused(body: bytes) -> None:
     assert refusal_code(body) == "request.bad-encoding"
 
 
-@pytest.mark.parametrize("body", [b'{"to":"new","n":1}', gzip.compress(b' {"to":"new", "n":1}\n')])
-async def test_a_json_object_is_read_in_its_coding(body: bytes) -> None:
+async def test_a_json_object_is_read_in_its_coding() -> None:
     """Plain or gzip, the members are the same."""
-    coding = "gzip" if body[:2] == b"\x1f\x8b" else None
-    assert await read_json_object(request_with(body, coding), LIMIT) == {"to": "new", "n": 1}
+    body = b' {"to":"new", "n":1}\n'
+    for sent, coding in ((body, None), (gzip.compress(body), "gzip")):
+        assert await read_json_object(request_with(sent, coding), LIMIT) == {"to": "new", "n": 1}
 
 
 async def test_an_empty_body_may_stand_for_an_empty_object() -> None:
