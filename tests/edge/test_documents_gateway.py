@@ -56,7 +56,7 @@ async def test_the_gateway_serves_what_the_command_line_prints(gateway: Gateway)
 
 
 async def test_every_get_without_parameters_answers_as_described(gateway: Gateway, document: dict[str, Any]) -> None:
-    """The plainest request of each is a described answer, and HEAD is its head."""
+    """The plainest request of each is a described answer, and HEAD is its head, but where a GET takes messages."""
     strict = closed(document)
     for path, methods in document["paths"].items():
         if "get" not in methods or "{" in path:
@@ -64,7 +64,8 @@ async def test_every_get_without_parameters_answers_as_described(gateway: Gatewa
         answer = await ask(gateway.url, "GET", path)
         check_answer(strict, "GET", path, answer.status, answer.header("content-type") or "", answer.body)
         head = await ask(gateway.url, "HEAD", path)
-        assert (head.status, head.body) == (answer.status, b"")
+        status = 405 if path.endswith("/stream/pull") else answer.status
+        assert (head.status, head.body) == (status, b"")
 
 
 async def test_the_examples_work(gateway: Gateway, document: dict[str, Any]) -> None:

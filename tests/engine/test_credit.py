@@ -1,6 +1,6 @@
 """Credit in two dimensions, the measured window, and what is asked of the log for them."""
 
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from engine.credit import (
@@ -73,6 +73,7 @@ def test_what_is_asked_for_is_covered(
     room: Amount, in_flight: Amount, waiting: Amount, asked: Amount, pulls: int, batch: int, too_large_for: int
 ) -> None:
     """What waits, what is asked and what is asked now stay within the credit and the read-ahead."""
+    assume(pulls or asked == Amount(0, 0))  # only open pulls have asked for something
     request = next_pull(room, in_flight, Reserve(waiting, asked, pulls, too_large_for), batch, 1.0)
     if request is None:
         return
