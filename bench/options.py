@@ -3,11 +3,16 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
 from bench.events import EventSize
+from bench.machine import Meter
+from bench.workers import Job, Run, run_for
 
 Say = Callable[[str], None]
 """Tells a person what is being measured at the moment."""
+
+_TINY_TRIES: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +50,28 @@ class Options:
     def wants(self, case: str) -> bool:
         """Tell whether a case is among those asked for."""
         return not self.cases or any(case.startswith(prefix) for prefix in self.cases)
+
+    def run_window(self, meter: Meter, *jobs: Job, seconds: float | None = None) -> Run:
+        """Run jobs for a window and measure it.
+
+        A tiny run shows only that a scenario works. Where the machine was busy elsewhere for the whole of its short
+        window, so that some worker got no answer in it, it is measured again and twice as long.
+
+        Args:
+            meter: whose CPU time is read.
+            jobs: one worker process each.
+            seconds: length of the window, None for the run's.
+
+        Raises:
+            LoadFailedError: a worker failed or did not end.
+        """
+        length_s = seconds or self.seconds
+        run = run_for(length_s, self.warm_s, meter, *jobs)
+        tries = 1
+        while self.is_tiny and tries < _TINY_TRIES and not all(one.units or one.refused for one in run.tallies):
+            length_s, tries = 2 * length_s, tries + 1
+            run = run_for(length_s, self.warm_s, meter, *jobs)
+        return run
 
     def tiny(self) -> "Options":
         """Give the same choices in sizes that show only that a scenario works."""

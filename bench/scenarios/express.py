@@ -20,7 +20,7 @@ from bench.figures import Report, Row, Target, percentile
 from bench.http_load import Address, body_of, closed_loop
 from bench.machine import Meter
 from bench.options import Options, Say
-from bench.workers import LoadFailedError, run_for
+from bench.workers import LoadFailedError
 
 _CONNECTIONS: Final = 32
 _CASE: Final = "a minimal answer"
@@ -104,7 +104,7 @@ def _load_with_wrk(wrk: str, lane: _Lane, options: Options) -> dict[str, float]:
 def _load(lane: _Lane, options: Options) -> dict[str, float]:
     """Make the load ourselves."""
     template = Template(get(lane.path), 1, range(FIRST_NUMBER, FIRST_NUMBER + 1))
-    run = run_for(options.seconds, options.warm_s, lane.meter, closed_loop(lane.address, template, _CONNECTIONS))
+    run = options.run_window(lane.meter, closed_loop(lane.address, template, _CONNECTIONS))
     tally = run.tallies[0]
     if not tally.requests or tally.refused:
         raise LoadFailedError(f"{lane.side}: {tally.refused} refused of {tally.requests}: {tally.complaint}")

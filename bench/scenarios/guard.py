@@ -18,7 +18,7 @@ from bench.figures import Report, Row, Target, percentile
 from bench.http_load import Address, body_of, closed_loop
 from bench.machine import Meter
 from bench.options import Options, Say
-from bench.workers import LoadFailedError, run_for
+from bench.workers import LoadFailedError
 
 _CONNECTIONS: Final = 32
 _CASE: Final = "an empty probe"
@@ -82,7 +82,7 @@ def _with_bearer(content: bytes, secret: str) -> bytes:
 
 def _load(side: _Side, options: Options) -> dict[str, float]:
     template = Template(side.content, 1, range(FIRST_NUMBER, FIRST_NUMBER + 1))
-    run = run_for(options.seconds, options.warm_s, side.meter, closed_loop(side.address, template, _CONNECTIONS))
+    run = options.run_window(side.meter, closed_loop(side.address, template, _CONNECTIONS))
     tally = run.tallies[0]
     if not tally.requests or tally.refused:
         raise LoadFailedError(f"{side.name}: {tally.refused} refused of {tally.requests}: {tally.complaint}")

@@ -15,7 +15,7 @@ from bench.figures import Report, Row, Target, percentile
 from bench.http_load import closed_loop
 from bench.machine import Meter
 from bench.options import Options, Say
-from bench.workers import LoadFailedError, Run, run_for, run_until_done
+from bench.workers import LoadFailedError, Run, run_until_done
 
 _SIZES: Final = (1, 100, 500)
 _PER_REQUEST: Final = 500
@@ -65,7 +65,7 @@ def _measure(report: Report, size: int, known: range, ours: Gateway, options: Op
         ):
             say(f"{row.case}, {row.side}, round {turn + 1}")
             job = closed_loop(ours.address, template, options.connections, find=_HIT)
-            found = run_for(options.seconds, options.warm_s, ours.meter, job)
+            found = options.run_window(ours.meter, job)
             _add(row, found, is_probe=row is not floor)
             expected = found.tallies[0].units if row is hits else 0
             if found.tallies[0].found != expected:

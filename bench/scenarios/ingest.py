@@ -17,7 +17,7 @@ from bench.figures import Report, Row, Target, percentile
 from bench.http_load import closed_loop, open_loop
 from bench.nats_socket import publication, publish_closed_loop, publish_open_loop
 from bench.options import Options, Say
-from bench.workers import LoadFailedError, Run, Tally, run_for
+from bench.workers import LoadFailedError, Run, Tally
 
 _SIZES: Final = (1, 10, 100, 500)
 _NUMBERS: Final = 1_000_000
@@ -56,10 +56,10 @@ def _measure(
         say(f"{case}, {ours.durability}, round {turn + 1}, closed loop")
         request, message = _templates(frame, size, ranges)
         job = closed_loop(ours.address, request, options.connections)
-        found = run_for(options.seconds, options.warm_s, ours.meter, job)
+        found = options.run_window(ours.meter, job)
         _add(closed[0], found, found.tallies[0], "gateway", "log")
         job = publish_closed_loop(theirs.address, message, options.connections)
-        raw = run_for(options.seconds, options.warm_s, theirs.meter, job)
+        raw = options.run_window(theirs.meter, job)
         _add(closed[1], raw, raw.tallies[0], "log")
         theirs.purge()
 
@@ -70,10 +70,10 @@ def _measure(
         say(f"{case}, {ours.durability}, round {turn + 1}, open loop at {rate:,.0f} requests/s")
         request, message = _templates(frame, size, ranges)
         job = open_loop(ours.address, request, _OPEN_CONNECTIONS, rate, seed=turn)
-        found = run_for(options.seconds, options.warm_s, ours.meter, job)
+        found = options.run_window(ours.meter, job)
         _add(opened[0], found, found.tallies[0], "gateway", "log")
         job = publish_open_loop(theirs.address, message, rate, seed=turn)
-        raw = run_for(options.seconds, options.warm_s, theirs.meter, job)
+        raw = options.run_window(theirs.meter, job)
         _add(opened[1], raw, raw.tallies[0], "log")
         theirs.purge()
     report.rows += [*closed, *(opened or ())]

@@ -19,7 +19,7 @@ from bench.figures import Report, Row, Target, percentile
 from bench.http_load import Address, HttpSocket, open_loop
 from bench.machine import tree_cpu_s
 from bench.options import Options, Say
-from bench.workers import Gate, Job, LoadFailedError, Run, Tally, run_for
+from bench.workers import Gate, Job, LoadFailedError, Run, Tally
 
 _CASE: Final = "10 events a request"
 _RATE: Final = 100.0
@@ -51,7 +51,7 @@ def run(options: Options, say: Say) -> Report:
                 ingest = open_loop(ours.address, _template(frame, ranges), _CONNECTIONS, _RATE, seed=turn)
                 jobs = [ingest] if row is alone else [ingest, _slow_clients(ours.address)]
                 before_s = tree_cpu_s(postgres_pid(ours))
-                found = run_for(options.seconds, options.warm_s, ours.meter, *jobs)
+                found = options.run_window(ours.meter, *jobs)
                 _add(row, found, tree_cpu_s(postgres_pid(ours)) - before_s)
     report.rows += [beside, alone]
     for figure in ("latency_p50_ms", "latency_p99_ms", "gateway_cpu_us_per_event"):

@@ -28,7 +28,7 @@ from bench.nats_socket import (
     pull_for_window,
 )
 from bench.options import Options, Say
-from bench.workers import LoadFailedError, Run, run_for, run_until_done
+from bench.workers import LoadFailedError, Run, run_until_done
 
 _RATES: Final = (20, 100, 1000)
 _FRAME: Final = 100
@@ -73,13 +73,13 @@ def _measure_rate(
     for turn in range(options.rounds):
         say(f"{case}, {ours.durability}, round {turn + 1}")
         sender = open_loop(ours.address, request, _OPEN_CONNECTIONS, rate, seed=turn)
-        found = run_for(seconds, options.warm_s, ours.meter, sender, take_for_window(ours.address, _AGENT))
+        found = options.run_window(ours.meter, sender, take_for_window(ours.address, _AGENT), seconds=seconds)
         _add_latencies(rows[0], found, "gateway", "log")
         sender = open_loop(ours.address, request, _OPEN_CONNECTIONS, rate, seed=turn)
         agent = take_for_window(ours.address, _AGENT, kind=AgentV1Socket)  # the same durable: what was taken is taken
-        _add_latencies(newer, run_for(seconds, options.warm_s, ours.meter, sender, agent), "gateway", "log")
+        _add_latencies(newer, options.run_window(ours.meter, sender, agent, seconds=seconds), "gateway", "log")
         sender = publish_open_loop(theirs.address, message, rate, seed=turn)
-        raw = run_for(seconds, options.warm_s, theirs.meter, sender, pull_for_window(theirs.address, _AGENT))
+        raw = options.run_window(theirs.meter, sender, pull_for_window(theirs.address, _AGENT), seconds=seconds)
         _add_latencies(rows[1], raw, "log")
     report.rows += [*rows, newer]
     report.compare("latency_p50_ms", *rows)
@@ -106,10 +106,10 @@ def _measure_saturation(
     for turn in range(options.rounds):
         say(f"{case}, {ours.durability}, round {turn + 1}")
         sender = closed_loop(ours.address, request, options.connections)
-        found = run_for(options.seconds, options.warm_s, ours.meter, sender, take_for_window(ours.address, _AGENT))
+        found = options.run_window(ours.meter, sender, take_for_window(ours.address, _AGENT))
         _add_latencies(rows[0], found, "gateway", "log")
         sender = publish_closed_loop(theirs.address, message, options.connections)
-        raw = run_for(options.seconds, options.warm_s, theirs.meter, sender, pull_for_window(theirs.address, _AGENT))
+        raw = options.run_window(theirs.meter, sender, pull_for_window(theirs.address, _AGENT))
         _add_latencies(rows[1], raw, "log")
         theirs.purge()
     report.rows += rows

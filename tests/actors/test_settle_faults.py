@@ -13,6 +13,7 @@ from engine.jetstream import JetStream
 from engine.leases import LeaseTerms
 from engine.log import Delivery, PullRequest, Verdict, read_delivery
 from engine.nats_wire import Message
+from engine.stream_v1 import Ready
 from tests.support.leased_agent import LeasedAgent, open_leased_agent
 from tests.support.nats_client import open_nats_client
 from tests.support.stream_scene import SUBJECT, StreamScene, open_stream_scene
@@ -122,6 +123,7 @@ async def test_a_killed_log_makes_no_confirmation_false(tmp_path: Path, chance: 
         confirmed: set[int] = set()
         async with open_leased_agent(scene, batch="10") as agent, trio.open_nursery() as nursery:
             agent.credit()
+            taken: dict[str, list[Ready]] = {}
             async with open_nats_client(scene.server.url) as client:
                 for number in range(rounds * count):
                     await client.publish(SUBJECT, b"%d" % number)
@@ -130,7 +132,7 @@ async def test_a_killed_log_makes_no_confirmation_false(tmp_path: Path, chance: 
 
                 async def work(kill: trio.Event = kill) -> None:
                     while not kill.is_set():
-                        await confirm_some(agent, confirmed, chance)
+                        await confirm_some(agent, taken, confirmed, chance)
 
                 nursery.start_soon(work)
                 await let_pass(chance.uniform(0.01, 0.15))
@@ -171,16 +173,27 @@ async def test_a_killed_log_makes_no_confirmation_false(tmp_path: Path, chance: 
         assert not rest & confirmed, f"{len(rest & confirmed)} false confirmations"
 
 
-async def confirm_some(agent: LeasedAgent, confirmed: set[int], chance: random.Random) -> None:
-    """Take a batch and acknowledge a random part of it; note what is confirmed."""
+async def confirm_some(
+    agent: LeasedAgent, taken: dict[str, list[Ready]], confirmed: set[int], chance: random.Random
+) -> None:
+    """Take a batch and acknowledge a random part of it; note what is confirmed.
+
+    Args:
+        agent: who takes and settles.
+        taken: every batch taken so far: an answer may be about one of before, when patience ended first.
+        confirmed: the sequences that were confirmed.
+        chance: decides what is acknowledged.
+    """
     with trio.move_on_after(0.3):
         batch, messages = await agent.receive()
+        taken[batch] = messages
         for one in messages:
             assert one.delivery.sequence not in confirmed, "confirmed, and handed out again"
         wanted = [index for index in range(len(messages)) if chance.random() < 0.8]
         agent.settle(batch, ack=wanted, confirm=True)
         frame = await agent.receive_frame("settled")
-        confirmed |= {messages[one].delivery.sequence for one in indexes_of(frame["confirmed"])}
+        answered = taken[frame["batch"]]
+        confirmed |= {answered[one].delivery.sequence for one in indexes_of(frame["confirmed"])}
 
 
 async def test_the_control_without_memory_has_false_confirmations(tmp_path: Path) -> None:
