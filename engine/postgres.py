@@ -205,7 +205,11 @@ class Postgres:
         """Connect for the pool, whose own address is None: it is looked up each time."""
         connection = await asyncpg.connect(**options, **self._locate().arguments())
         if self._is_confined:
-            await asyncio.to_thread(confine, connection.get_server_pid())
+            try:
+                await asyncio.to_thread(confine, connection.get_server_pid())
+            except BaseException:  # whoever waited has gone: the pool never learns of this connection
+                connection.terminate()
+                raise
         return connection
 
     async def _close(self) -> None:

@@ -1,5 +1,6 @@
 """The driver: units of work, leases, errors by the table, the two roles, migrations (against a real PostgreSQL)."""
 
+import random
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,22 @@ async def a_lease_keeps_its_connection(real: RealPostgres) -> None:
         assert await lease.call(fetch, "SELECT pg_backend_pid() AS pid") == first
     async with real.databases.query.lease() as lease:
         assert await lease.call(fetch, "SHOW statement_timeout") == [{"statement_timeout": "5s"}]
+
+
+async def test_who_gives_up_while_it_connects_leaves_no_session(tmp_path: Path, chance: random.Random) -> None:
+    """Calls that are cancelled at any moment of their connecting: after closing, the server has no session of theirs."""
+    async with open_real_postgres(tmp_path) as real:
+        guest = real.databases.query
+        for _ in range(60):
+            with trio.move_on_after(chance.uniform(0.0, 0.03)):
+                await guest.run(fetch, "SELECT 1 AS one")
+            await guest.aclose()  # so that the next one connects
+
+        async def is_alone() -> bool:
+            sessions = "SELECT count(*) AS n FROM pg_stat_activity WHERE application_name = 'headgate query'"
+            return await real.fetch(sessions) == [{"n": 0}]
+
+        await wait_until(is_alone, "no session is left")
 
 
 async def test_a_killed_server_is_unavailable_and_then_back(tmp_path: Path) -> None:
