@@ -94,7 +94,7 @@ async def a_lease_keeps_its_connection(real: RealPostgres) -> None:
 
 
 async def test_who_gives_up_while_it_connects_leaves_no_session(tmp_path: Path, chance: random.Random) -> None:
-    """Calls that are cancelled at any moment of their connecting: after closing, the server has no session of theirs."""
+    """Calls are cancelled at any moment of their connecting: after closing, the server has no session of theirs."""
     async with open_real_postgres(tmp_path) as real:
         guest = real.databases.query
         for _ in range(60):
