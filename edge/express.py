@@ -36,11 +36,7 @@ log = structlog.get_logger("express")
 
 RECEIVE_BYTES: Final = 64 * 1024
 HANDSHAKE_WITHIN_S: Final = 10.0
-HEADER_WITHIN_S: Final = 5.0
-KEEP_ALIVE_S: Final = 15.0
-SEND_WITHIN_S: Final = 10.0
 SEND_PIECE_BYTES: Final = 256 * 1024
-BODY_GRACE_S: Final = 10.0
 BODY_LEAST_BYTES_PER_S: Final = 1024
 LINGER_S: Final = 1.0
 """After an early refusal: time for the client to stop sending and read why, before the kernel resets it."""
@@ -85,7 +81,8 @@ class Connection:
     ) -> None:
         is_tls = isinstance(stream, TlsStream)
         self.phase = Phase.HANDSHAKE if is_tls else Phase.IDLE
-        self.deadline = trio.current_time() + (HANDSHAKE_WITHIN_S if is_tls else HEADER_WITHIN_S)
+        self.within = table.deadlines
+        self.deadline = trio.current_time() + (HANDSHAKE_WITHIN_S if is_tls else self.within.header_s)
         self.scope = trio.CancelScope()
         self.is_late = False
         self.stream = stream
@@ -166,7 +163,7 @@ class Connection:
     async def _read_head(self) -> bytes | None:
         buffer = self._buffer
         self.phase = Phase.HEAD if buffer else Phase.IDLE
-        self.deadline = trio.current_time() + (HEADER_WITHIN_S if buffer else KEEP_ALIVE_S)
+        self.deadline = trio.current_time() + (self.within.header_s if buffer else self.within.idle_s)
         while True:
             while buffer.startswith(b"\r\n"):
                 del buffer[:2]
@@ -189,7 +186,7 @@ class Connection:
                 return None
             if self.phase is Phase.IDLE:
                 self.phase = Phase.HEAD
-                self.deadline = trio.current_time() + HEADER_WITHIN_S
+                self.deadline = trio.current_time() + self.within.header_s
             buffer += data
 
     def serves(self, path: str) -> bool:
@@ -257,7 +254,7 @@ class Connection:
         buffer = self._buffer
         if length is not None:
             while len(buffer) < length:
-                self.deadline = started + BODY_GRACE_S + len(buffer) / BODY_LEAST_BYTES_PER_S
+                self.deadline = started + self.within.body_grace_s + len(buffer) / BODY_LEAST_BYTES_PER_S
                 buffer += await self._receive_body()
             body = bytes(buffer[:length])
             del buffer[:length]
@@ -266,7 +263,7 @@ class Connection:
             decoder.feed(bytes(buffer))
             buffer.clear()
             while not decoder.is_complete:
-                self.deadline = started + BODY_GRACE_S + received / BODY_LEAST_BYTES_PER_S
+                self.deadline = started + self.within.body_grace_s + received / BODY_LEAST_BYTES_PER_S
                 data = await self._receive_body()
                 received += len(data)
                 decoder.feed(data)
@@ -286,10 +283,10 @@ class Connection:
         if len(data) > SEND_PIECE_BYTES:
             view = memoryview(data)
             for start in range(0, len(data), SEND_PIECE_BYTES):  # a slow but reading client is not cut
-                self.deadline = trio.current_time() + SEND_WITHIN_S
+                self.deadline = trio.current_time() + self.within.send_s
                 await self.stream.send_all(view[start : start + SEND_PIECE_BYTES])
         else:
-            self.deadline = trio.current_time() + SEND_WITHIN_S
+            self.deadline = trio.current_time() + self.within.send_s
             await self.stream.send_all(data)
         self.deadline = inf
 

@@ -85,7 +85,7 @@ class Gate(trio.abc.HalfCloseableStream):
         if self._is_closed:
             raise trio.ClosedResourceError("the connection has ended")
         try:
-            await send_in_pieces(self._connection.stream, data)
+            await send_in_pieces(self._connection.stream, data, self._connection.within.send_s)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             self._end()  # Hypercorn would wait for the rest of an answer that nobody takes
             raise

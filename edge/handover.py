@@ -69,7 +69,9 @@ class ReplayStream(trio.abc.HalfCloseableStream):
         await self._stream.aclose()
 
 
-async def send_in_pieces(stream: ClientStream, data: bytes | bytearray | memoryview) -> None:
+async def send_in_pieces(
+    stream: ClientStream, data: bytes | bytearray | memoryview, within_s: float = SEND_WITHIN_S
+) -> None:
     """Send with a deadline for each piece.
 
     Raises:
@@ -77,8 +79,8 @@ async def send_in_pieces(stream: ClientStream, data: bytes | bytearray | memoryv
     """
     view = memoryview(data)
     for start in range(0, max(1, len(view)), SEND_PIECE_BYTES):
-        with trio.move_on_after(SEND_WITHIN_S) as patience:
+        with trio.move_on_after(within_s) as patience:
             await stream.send_all(view[start : start + SEND_PIECE_BYTES])
         if patience.cancelled_caught:
             await trio.aclose_forcefully(stream)
-            raise trio.BrokenResourceError(f"the client took nothing for {SEND_WITHIN_S:g} s")
+            raise trio.BrokenResourceError(f"the client took nothing for {within_s:g} s")

@@ -1,11 +1,14 @@
-"""`GET /metrics`: the counters as Prometheus text.
+"""`GET /metrics`: the counters as Prometheus text; `GET /api/v1/metrics`: the same as JSON, for dashboards.
 
 Rules of the file:
 - Base units, `headgate_` before every name; the library writes the text, the numbers are read when it asks.
+
+Source: S1.28, S1.45, X4.
 """
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import (
@@ -18,7 +21,7 @@ from prometheus_client.core import (
 from prometheus_client.openmetrics import exposition as openmetrics
 
 from edge.catalog import catalog_metrics
-from edge.http import Request, Response
+from edge.http import Request, Response, json_response
 from edge.stream_metrics import stream_metrics
 from engine.gaps import REASONS
 from engine.scans import LIVE, ScanState
@@ -28,16 +31,54 @@ if TYPE_CHECKING:
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+_NOT_MEASURED: Final = {
+    "lucidLink": {"throughputMbps": 0, "timestamp": None},
+    "s3Health": {
+        "latency": None,
+        "averageLatency": None,
+        "isHealthy": None,
+        "lastCheck": None,
+        "checkCount": 0,
+        "region": None,
+    },
+}
+"""What nothing here looks at yet, in the shape that dashboards expect: the number is one, what is not known is null."""
 
 
 async def get_metrics(node: "Node", request: Request) -> Response:
     """Give every metric, in OpenMetrics where the client asks for that."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_NodeCollector(node))
+    registry.register(NodeCollector(node))
     if prefers_openmetrics(request.headers.get("accept", "")):
         text: bytes = openmetrics.generate_latest(registry)  # type: ignore[no-untyped-call]  # it publishes no types
         return Response(200, text, OPENMETRICS, {"Vary": "Accept"})
     return Response(200, generate_latest(registry), CONTENT_TYPE, {"Vary": "Accept"})
+
+
+async def get_service_metrics(node: "Node", request: Request) -> Response:
+    """Give them as JSON, and to a scraper, which says so in Accept, as `/metrics` does."""
+    if is_scraper(request.headers.get("accept", "")):
+        return await get_metrics(node, request)
+    now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    figures = [
+        {"name": one.name, "labels": one.labels, "value": one.value}
+        for family in NodeCollector(node).collect()
+        for one in family.samples
+        if "le" not in one.labels
+    ]
+    metrics = {**_NOT_MEASURED, "gateway": figures}
+    return json_response({"success": True, "metrics": metrics, "timestamp": now}, headers={"Vary": "Accept"})
+
+
+def is_scraper(accept: str) -> bool:
+    """Say whether an Accept header is a scraper's: it names OpenMetrics, or the text format with its version.
+
+    Plain text alone is named by clients that want JSON and take anything.
+    """
+    parts = accept.lower().split(",")
+    return any(
+        "application/openmetrics-text" in one or ("text/plain" in one and "version=0.0.4" in one) for one in parts
+    )
 
 
 def prefers_openmetrics(accept: str) -> bool:
@@ -63,7 +104,7 @@ def _weight_of(parameters: str) -> float:
     return 1.0
 
 
-class _NodeCollector:
+class NodeCollector:
     """Reads the running gateway."""
 
     def __init__(self, node: "Node") -> None:

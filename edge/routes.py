@@ -24,6 +24,7 @@ from edge.guard import Guard, Passed
 from edge.http import Handler, Request, Response, SendPiece
 from edge.problems import broken, problem_response
 from edge.sockets import Negotiated, Session
+from engine.deadlines import Deadlines
 from engine.errors import Fault, Refused
 from engine.identity import NOBODY, Scope
 from engine.metrics import Metrics
@@ -96,6 +97,7 @@ class RouteTable:
     sockets: dict[str, SocketRoute] = field(default_factory=dict)
     guard: Guard | None = None
     lines: RequestLog = field(default_factory=RequestLog)
+    deadlines: Deadlines = field(default_factory=Deadlines)
     _found: dict[tuple[str, str], Route] = field(default_factory=dict)
     _allowed: dict[str, list[str]] = field(default_factory=dict)
     _lanes: dict[str, Lane] = field(default_factory=dict)

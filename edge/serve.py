@@ -85,7 +85,8 @@ def run(settings: Settings) -> int:
         code = EXIT_IN_USE if fault.kind.code == "request.conflict" else EXIT_FAILED
     except* OSError as group:
         problem = _first_of(group)
-        _complain(f"cannot listen on {settings.host}:{settings.port}: {problem}")
+        places = " and ".join(f"{settings.host}:{port}" for port in settings.ports)
+        _complain(f"cannot listen on {places}: {problem}")
         code = EXIT_FAILED
     return code
 
@@ -247,10 +248,11 @@ async def _listen(
     settings, root = node.settings, node.root
     table = make_table(node, guard)
     table.lines = RequestLog(settings.log_express)
+    table.deadlines = settings.deadlines
     quart = QuartLane(table)
     upgrade = partial(upgrade_connection, table, node.draining)
     listener = Listener(table, quart.serve, upgrade, settings.connections, settings.connections_per_ip, certificates)
-    sockets = await listener.open(settings.host, settings.port)
+    sockets = [one for port in settings.ports for one in await listener.open(settings.host, port)]
     with root.child("listener", listener.mailbox):
         async with trio.open_nursery() as connections:
             with trio.CancelScope() as accepting:
@@ -283,6 +285,8 @@ async def _announce(
         log.warning("the log is not reachable yet; events are refused until it is", error=node.health.log_error)
     if node.postgres is not None and not node.postgres.migrated.is_set():
         log.warning("the catalog is not there yet; /readyz waits for it", error=node.postgres.error)
+    if len(node.settings.ports) > 1:
+        log.info("listening on a second port too", host=host, port=node.settings.api_port)
     sys.stdout.write(
         f"headgate ready {address} durability={node.health.durability} data={node.settings.data} pid={os.getpid()}\n"
     )

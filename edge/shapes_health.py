@@ -14,6 +14,7 @@ from edge.shapes import TEXT, Answer, Operation, Shape, json_answer
 
 Count = Annotated[int, Meta(ge=0)]
 HEALTH_JSON: Final = "application/health+json"
+SCRAPED: Final = {TEXT: {"type": "string"}, "application/openmetrics-text": {"type": "string"}}
 
 
 class Alive(Struct):
@@ -120,6 +121,48 @@ class ActorTree(Struct):
     actors: ActorFacts
 
 
+class Figure(Struct):
+    """One figure of `/metrics`."""
+
+    name: str
+    labels: dict[str, str]
+    value: float
+
+
+class LinkFigures(Struct):
+    """How fast files are read; 0 while nothing measures it."""
+
+    throughputMbps: float  # noqa: N815  # the wire's name
+    timestamp: str | None
+
+
+class BucketFigures(Struct):
+    """How the object store answers; null while nothing asks it."""
+
+    latency: float | None
+    averageLatency: float | None  # noqa: N815  # the wire's name
+    isHealthy: bool | None  # noqa: N815  # the wire's name
+    lastCheck: str | None  # noqa: N815  # the wire's name
+    checkCount: Count  # noqa: N815  # the wire's name
+    region: str | None
+
+
+class ServiceFigures(Struct):
+    """What dashboards show, and the gateway's own figures."""
+
+    lucidLink: LinkFigures  # noqa: N815  # the wire's name
+    s3Health: BucketFigures  # noqa: N815  # the wire's name
+    gateway: list[Figure]
+
+
+class ServiceMetrics(Struct):
+    """The figures as JSON."""
+
+    success: bool
+    metrics: ServiceFigures
+    timestamp: str
+
+
 class Start(Struct):
     """What this is, and where to go on."""
 
@@ -151,7 +194,12 @@ OPERATIONS: Final[dict[str, Operation]] = {
     "GET /metrics": Operation(
         "metrics",
         "Prometheus text, version 0.0.4, or OpenMetrics where Accept prefers it.",
-        {200: Answer("The figures.", {TEXT: {"type": "string"}, "application/openmetrics-text": {"type": "string"}})},
+        {200: Answer("The figures.", SCRAPED)},
+    ),
+    "GET /api/v1/metrics": Operation(
+        "metrics",
+        "JSON; what `/metrics` gives where Accept names OpenMetrics or `text/plain; version=0.0.4`, as scrapers do.",
+        {200: Answer("The figures.", {JSON: ServiceMetrics, **SCRAPED})},
     ),
     "GET /": Operation("health", "", json_answer("Its name, and where to go on.", Start)),
 }

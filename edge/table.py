@@ -27,7 +27,7 @@ from edge.health import (
 from edge.http import Request, Response
 from edge.identity import post_token
 from edge.ingest import post_ingest
-from edge.metrics import get_metrics
+from edge.metrics import get_metrics, get_service_metrics
 from edge.node import Node
 from edge.pulls import get_pull, post_settle
 from edge.query import check_query_room, post_query_sql
@@ -63,6 +63,7 @@ def make_table(node: Node, guard: Guard) -> RouteTable:
         route("GET", "/version", get_version, quart, None, "Which release is this?"),
         route("GET", "/actors", get_actors, quart, "admin", "The live tree of actors"),
         route("GET", "/metrics", get_metrics, quart, "metrics:read", "The counters, for Prometheus"),
+        route("GET", "/api/v1/metrics", get_service_metrics, quart, "metrics:read", "The counters, for dashboards"),
         route("GET", "/", get_root, quart, None, "What is this?"),
         route("GET", "/consumers", get_consumers, quart, manage, "What reads the stream, and how far"),
         route("GET", "/consumers/{durable}", get_consumer, quart, manage, "One consumer"),

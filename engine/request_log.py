@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 LINES_A_SECOND: Final = 200
-PROBES: Final = frozenset({"/healthz", "/readyz", "/health", "/ready", "/api/v1/health", "/metrics"})
+PROBES: Final = frozenset({"/healthz", "/readyz", "/health", "/ready", "/api/v1/health", "/metrics", "/api/v1/metrics"})
 
 
 def check_rule(text: str) -> str:

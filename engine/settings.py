@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, PrivateAttr, SecretStr, ValidationError
+from pydantic import AfterValidator, AliasChoices, Field, PrivateAttr, SecretStr, ValidationError
 from pydantic_settings import SettingsConfigDict
 
 from engine.endpoints import endpoints_of
@@ -23,6 +23,7 @@ from engine.names import check_subject_name, check_token
 from engine.request_log import check_rule
 from engine.settings_identity import IdentitySettings, is_loopback
 from engine.settings_limits import LimitSettings
+from engine.settings_server import ServerSettings
 from engine.settings_tls import TlsSettings
 
 
@@ -53,14 +54,12 @@ def _database_url(value: str) -> str:
     return value
 
 
-class Settings(TlsSettings, IdentitySettings, LimitSettings):
+class Settings(TlsSettings, IdentitySettings, LimitSettings, ServerSettings):
     """Everything that can be set; the field's alias is its environment variable."""
 
     model_config = SettingsConfigDict(extra="forbid", frozen=True)  # by name, HOST and DATA would be read too
     _overridden: frozenset[str] = PrivateAttr(frozenset())
 
-    host: str = Field("127.0.0.1", alias="HEADGATE_HOST", description="address to listen on")
-    port: int = Field(8000, alias="PORT", ge=0, le=65535, description="port to listen on; 0 takes a free one")
     data: Path = Field(Path("headgate-data"), alias="HEADGATE_DATA", description="folder of the embedded engines")
     nats_url: Annotated[str, AfterValidator(_nats_url)] = Field(
         "", alias="NATS_URL", description="the log's servers; empty starts the embedded one"
@@ -94,7 +93,12 @@ class Settings(TlsSettings, IdentitySettings, LimitSettings):
     db_user: str = Field("headgate", alias="DB_USER", description="user that owns the catalog")
     db_password: str = Field("", alias="DB_PASSWORD", description="password of DB_USER")
     db_name: str = Field("headgate", alias="DB_NAME", description="database of the catalog")
-    environment: str = Field("dev", alias="SNAPFS_ENV", description="a word for this installation, shown in /version")
+    environment: str = Field(
+        "dev",
+        alias="SNAPFS_ENV",
+        validation_alias=AliasChoices("SNAPFS_ENV", "SERVER_ENV"),
+        description="a word for this installation, shown in /version; also read from SERVER_ENV",
+    )
     cache_mib: int = Field(
         256, alias="HEADGATE_CACHE_MIB", ge=1, le=1_048_576, description="memory of the hash cache, MiB"
     )
@@ -259,6 +263,7 @@ def _complaint(error: Mapping[str, Any]) -> str:
     variable = _variable(error["loc"])
     if variable in _SECRETS:
         return f"{variable}: {expected} (what it is, is not shown)"
+    variable = _ALSO.get(variable, variable)
     return f"{variable}: {expected} (it is {mask_url(str(error['input']))!r})"
 
 
@@ -273,3 +278,9 @@ _SECRETS: Final = frozenset(
     for field in Settings.model_fields.values()
     if field.annotation is SecretStr and isinstance(field.default, SecretStr)
 )
+_ALSO: Final = {
+    str(field.alias): " or ".join(map(str, field.validation_alias.choices))
+    for field in Settings.model_fields.values()
+    if isinstance(field.validation_alias, AliasChoices)
+}
+"""Variables that have a second name, as they are named to whom has set one of them."""

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,8 +12,10 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from edge.metrics import OPENMETRICS, prefers_openmetrics
 from tests.support.agent import open_agent
 from tests.support.agent_v1 import open_agent_v1
-from tests.support.gateway import Gateway, running_gateway
-from tests.support.http import ask
+from tests.support.command import run_command
+from tests.support.gateway import Gateway, open_gateway, running_gateway
+from tests.support.http import ask, open_connection
+from tests.support.redis_server import free_port
 from tests.support.waiting import wait_until
 
 
@@ -107,6 +110,63 @@ async def test_every_route_that_was_asked_has_a_histogram(gateway: Gateway) -> N
 def test_the_format_is_what_the_client_asks_for(accept: str, expected: bool) -> None:
     """By the weights of Accept; plain text when nothing is said."""
     assert prefers_openmetrics(accept) is expected
+
+
+@pytest.mark.parametrize(
+    ("accept", "media"),
+    [
+        ("", "application/json"),
+        ("*/*", "application/json"),
+        ("application/json, text/plain, */*", "application/json"),
+        ("text/html,application/xhtml+xml,*/*;q=0.8", "application/json"),
+        ("text/plain; version=0.0.4", "text/plain"),
+        ("text/plain;version=0.0.4;q=0.5,*/*;q=0.1", "text/plain"),
+        ("application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5", "application/openmetrics-text"),
+    ],
+)
+async def test_dashboards_get_json_and_scrapers_get_text_from_one_path(
+    gateway: Gateway, accept: str, media: str
+) -> None:
+    """X4, S1.28, S1.45: `/api/v1/metrics` is JSON, unless Accept says what a Prometheus scraper says."""
+    answer = await ask(gateway.url, "GET", "/api/v1/metrics", {"Accept": accept} if accept else {})
+    assert answer.status == 200
+    assert (answer.header("content-type") or "").partition(";")[0] == media
+    if media == "application/json":
+        body = answer.json()
+        assert body["success"] is True
+        assert body["metrics"]["lucidLink"]["throughputMbps"] == 0
+        assert body["metrics"]["s3Health"].keys() >= {"latency", "averageLatency", "isHealthy", "lastCheck", "region"}
+        names = {one["name"] for one in body["metrics"]["gateway"]}
+        assert {"headgate_ingest_events_total", "headgate_ready"} <= names
+    else:
+        assert b"headgate_ingest_events_total" in answer.body
+
+
+async def test_the_second_port_is_the_same_gateway(tmp_path: Path) -> None:
+    """X1: clients that know the gateway at another port find all of it there, and it is counted here."""
+    port = free_port()
+    async with open_gateway(tmp_path / "data", env={"API_GATEWAY_PORT": str(port)}) as gateway:
+        other = f"http://{gateway.host}:{port}"
+        health = await ask(other, "GET", "/api/v1/health")
+        assert (health.status, health.json()["service"]) == (200, "api-gateway")
+        stored = await ask(other, "POST", "/ingest", {}, b'{"events":[{"type":"note","data":{}}]}')
+        assert stored.json()["received"] == 1
+        assert b"headgate_ingest_events_total 1.0" in (await ask(gateway.url, "GET", "/metrics")).body
+        assert [line for line in gateway.log_lines() if line.get("port") == port]
+        env = {"API_GATEWAY_PORT": str(port), "HEADGATE_CATALOG": "off"}
+        same = await run_command(tmp_path, "serve", "--port", "0", "--data", str(tmp_path / "b"), env=env)
+        assert (same.code, f":{port}" in same.err) == (1, True)
+
+
+async def test_a_quiet_connection_ends_at_the_time_that_was_set(tmp_path: Path) -> None:
+    """S4.32: SERVER_IDLE_TIMEOUT and SERVER_READ_TIMEOUT hold on both ports."""
+    env = {"SERVER_IDLE_TIMEOUT": "1", "SERVER_READ_TIMEOUT": "1"}
+    async with open_gateway(tmp_path / "data", env=env) as gateway:
+        for sent in (b"", b"GET /heal", b"POST /ingest HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nx"):
+            async with open_connection(gateway.url) as connection:
+                await connection.send(sent)
+                rest = await connection.read_to_end(timeout_s=8)
+                assert (b" 408 " in rest) is bool(sent)
 
 
 TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from engine.deadlines import Deadlines
 from engine.errors import Refused
 from engine.settings import Settings, describe, load_settings, mask_url
 
@@ -13,7 +14,7 @@ OURS = [field.alias for field in Settings.model_fields.values()]
 @pytest.fixture(autouse=True)
 def no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     """An environment that sets nothing of ours."""
-    for name in [*OURS, *Settings.model_fields]:
+    for name in [*OURS, *Settings.model_fields, "SERVER_PORT", "SERVER_ENV"]:
         assert name is not None
         for spelling in (name, name.lower(), name.upper()):
             monkeypatch.delenv(spelling, raising=False)
@@ -42,6 +43,12 @@ def test_without_anything_the_defaults_hold() -> None:
     [
         ("HEADGATE_HOST", "0.0.0.0", "host", "0.0.0.0"),
         ("PORT", "0", "port", 0),
+        ("API_GATEWAY_PORT", "8095", "ports", [8000, 8095]),
+        ("API_GATEWAY_PORT", "8000", "ports", [8000]),
+        ("SERVER_READ_TIMEOUT", "3", "deadlines", Deadlines(3.0, 3.0, 10.0, 10.0)),
+        ("SERVER_READ_TIMEOUT", "60", "deadlines", Deadlines(5.0, 60.0, 10.0, 10.0)),
+        ("SERVER_WRITE_TIMEOUT", "7.5", "deadlines", Deadlines(5.0, 10.0, 7.5, 10.0)),
+        ("SERVER_IDLE_TIMEOUT", "15", "deadlines", Deadlines(5.0, 10.0, 10.0, 15.0)),
         ("HEADGATE_DATA", "/var/lib/x", "data", Path("/var/lib/x")),
         ("NATS_URL", "nats://a:1,tls://b", "nats_url", "nats://a:1,tls://b"),
         ("NATS_MONITOR_URL", "http://a:8222/", "nats_monitor_url", "http://a:8222"),
@@ -96,8 +103,37 @@ def test_a_variable_by_another_name_is_not_ours(monkeypatch: pytest.MonkeyPatch,
     assert {line.source for line in describe(load_settings())} == {"default"}
 
 
+@pytest.mark.parametrize(
+    ("also", "ours", "field", "text", "value"),
+    [("SERVER_PORT", "PORT", "port", "81", 81), ("SERVER_ENV", "SNAPFS_ENV", "environment", "prod", "prod")],
+)
+def test_another_gateways_name_of_a_variable_is_known(
+    monkeypatch: pytest.MonkeyPatch, also: str, ours: str, field: str, text: str, value: object
+) -> None:
+    """S4.32: it is read, ours wins over it, the command line over both, and what is wrong is said."""
+    monkeypatch.setenv(also, text)
+    assert getattr(load_settings(), field) == value
+    assert getattr(load_settings({field: "7"}), field) in {7, "7"}
+    monkeypatch.setenv(ours, "9")
+    assert getattr(load_settings(), field) in {9, "9"}
+    if isinstance(value, int):
+        monkeypatch.delenv(ours)
+        monkeypatch.setenv(also, "x")
+        assert refusal().startswith(f"{ours} or {also}: ")
+
+
+def test_an_empty_second_port_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compose files set it to nothing where nobody wants it."""
+    monkeypatch.setenv("API_GATEWAY_PORT", "")
+    assert load_settings().ports == [8000]
+
+
 MALFORMED: dict[str, list[str]] = {
     "PORT": ["x", "", "-1", "65536", "8000.5", "0x10"],
+    "API_GATEWAY_PORT": ["x", "0", "-1", "65536"],
+    "SERVER_READ_TIMEOUT": ["", "0", "10s", "nan", "3601"],
+    "SERVER_WRITE_TIMEOUT": ["x", "-1", "inf"],
+    "SERVER_IDLE_TIMEOUT": ["x", "0.5"],
     "NATS_URL": [
         "http://a",
         "a:4222",
@@ -186,7 +222,7 @@ def test_a_malformed_value_is_refused_by_its_variables_name(
     """The text says which variable, what came, and what was expected."""
     monkeypatch.setenv(name, text)
     said = refusal()
-    assert said.startswith(f"{name}: ")
+    assert said.startswith((f"{name}: ", f"{name} or "))
     assert (repr(text) in said) is (name not in SECRET)
     assert name not in SECRET or not text or text not in said
 
@@ -194,7 +230,7 @@ def test_a_malformed_value_is_refused_by_its_variables_name(
 def test_every_malformed_value_is_named_at_once() -> None:
     """Nobody wants to learn of his mistakes one by one; the command line's are named by their variables too."""
     said = refusal({"port": "x", "durability": "y"})
-    assert "PORT: " in said
+    assert "PORT or SERVER_PORT: " in said
     assert "HEADGATE_DURABILITY: " in said
     assert "bogus" in refusal({"bogus": 1})
 

@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # RELIABILITY.md 4.1.
 HEADER_DEADLINE_S = 5.0
 BODY_GRACE_S = 10.0
-KEEP_ALIVE_MAX_S = 15.0
+KEEP_ALIVE_MAX_S = 10.0
 SLACK_S = 3.0
 
 # The corpora, by what a test's id calls them.

@@ -14,7 +14,7 @@ import trio
 from tests.support.processes import spawn
 from tests.support.waiting import wait_until
 
-__all__ = ["RedisServer", "needs_redis", "open_redis_server"]
+__all__ = ["RedisServer", "free_port", "needs_redis", "open_redis_server"]
 
 needs_redis = pytest.mark.skipif(
     shutil.which("redis-server") is None,
@@ -22,9 +22,11 @@ needs_redis = pytest.mark.skipif(
 )
 
 
-def _free_port() -> int:
-    # redis-server cannot choose a port itself. Another process may take this one in between; then the
-    # start fails loudly.
+def free_port() -> int:
+    """Give a port of loopback that is free now, for who cannot choose one itself.
+
+    Another process may take it in between; then the start fails loudly.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -47,7 +49,7 @@ class RedisServer:
     async def start(self) -> None:
         """Start it (on the same port, the second time) and wait until it answers a PING."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.port = self.port or _free_port()
+        self.port = self.port or free_port()
         options = f"--bind 127.0.0.1 --port {self.port} --appendonly no --daemonize no --dir {self.folder}".split()
         self._process = spawn(["redis-server", *options, "--save", ""], self.folder / "redis.log")
         await wait_until(self._answers, "redis-server answers")
