@@ -73,9 +73,10 @@ async def _run_child(
         started()
         code = await child.wait()
         if code and not embedded.is_made:
+            name_it = "install libnss-wrapper or give the account a name; " if embedded.is_nameless else ""
             raise Unavailable(
                 "postgres.down",
-                f"initdb ended with {code}: {embedded.last_words()}; DATABASE_URL names another PostgreSQL, "
+                f"initdb ended with {code}: {embedded.last_words()}; {name_it}DATABASE_URL names another PostgreSQL, "
                 "HEADGATE_CATALOG=off does without",
             )
         return code

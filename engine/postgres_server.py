@@ -5,6 +5,8 @@ Rules of the file:
 - The folder is named by an inherited descriptor (`/proc/self/fd/N`) everywhere. So the account that PostgreSQL runs as
   needs no way into the folders above, and a deep data folder makes no socket path that is too long.
 - PostgreSQL refuses to run as root: a gateway that is root hands the folder to `nobody` and runs it as that.
+- initdb refuses an account without a name, such as the one of `docker run --user 12345`: there it is given one by
+  libnss_wrapper, which the container image brings. The server itself asks for no name.
 - Every commit is on the disk before it is answered (fsync and synchronous_commit stay on): the log is acknowledged
   after the commit, and what a crash took back would be missing from the catalog for ever.
 
@@ -96,9 +98,24 @@ class EmbeddedPostgres:
         return RunAs(account.pw_uid, account.pw_gid)
 
     @property
+    def is_nameless(self) -> bool:
+        """Whether nothing knows the account it runs as: no entry in /etc/passwd, or wherever else names are kept."""
+        try:
+            pwd.getpwuid(self._uid)
+        except KeyError:
+            return True
+        return False
+
+    @property
     def environment(self) -> dict[str, str]:
         """What its processes see of the environment: nothing that a shell's PGHOST and the like could change."""
-        return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "TZ": "UTC"}
+        known = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "TZ": "UTC"}
+        if self.is_nameless and not self.is_made:
+            # The loader passes over a library that is not there; initdb then says what it misses.
+            here = f"/proc/self/fd/{self._descriptor}"
+            known |= {"LD_PRELOAD": "libnss_wrapper.so", "NSS_WRAPPER_PASSWD": f"{here}/passwd"}
+            known |= {"NSS_WRAPPER_GROUP": f"{here}/group"}
+        return known
 
     def prepare(self) -> None:
         """Make the folder, hand it to the account, and remove what a killed gateway left.
@@ -119,6 +136,12 @@ class EmbeddedPostgres:
                 with os.fdopen(handle, "w") as file:
                     file.write(secrets.token_hex(24))
                 fresh.rename(secret)
+            if self.is_nameless:
+                (self.folder / "passwd").write_text(f"{OWNER}:x:{self._uid}:{os.getegid()}::/:/bin/false\n")
+                (self.folder / "group").write_text(f"{OWNER}:x:{os.getegid()}:\n")
+            if self.is_made:
+                # PostgreSQL refuses a folder that a group may write, and a volume's owner may have been given one.
+                self.cluster.chmod(0o700)
             if (account := self.run_as) is not None:
                 os.chown(secret, account.uid, account.gid)
                 os.fchown(self._descriptor, account.uid, account.gid)
@@ -178,6 +201,10 @@ class EmbeddedPostgres:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
+
+    @property
+    def _uid(self) -> int:
+        return os.geteuid() if self.run_as is None else self.run_as.uid
 
     def _binaries(self) -> Path:
         installed = find_binaries()

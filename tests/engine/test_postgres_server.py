@@ -9,9 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from actors.postgres import run_embedded_postgres
+from actors.tree import Actor
 from engine import postgres_server
+from engine.children import RunAs
 from engine.errors import Unavailable
 from engine.postgres_server import EmbeddedPostgres, find_binaries
+from tests.support.postgres import open_real_postgres
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root hands the folder to another account")
 
@@ -84,3 +88,42 @@ def as_nobody(program: Path, *arguments: str) -> bytes:
         [program, *arguments], user=65534, group=65534, extra_groups=[], capture_output=True, check=True
     )
     return ended.stdout
+
+
+class Nameless(EmbeddedPostgres):
+    """A server of an account that has no entry in /etc/passwd, as under `docker run --user 54321`."""
+
+    @property
+    def run_as(self) -> RunAs:
+        """An account that nobody knows."""
+        return RunAs(54321, 54321)
+
+
+@needs_root
+@pytest.mark.skipif(
+    not list(Path("/usr/lib").glob("*/libnss_wrapper.so")),
+    reason="no libnss_wrapper.so (Debian: apt-get install libnss-wrapper)",
+)
+async def test_an_account_without_a_name_has_a_cluster_too(tmp_path: Path) -> None:
+    """Initdb is given a name to find; the server needs none, and starts again where a group was let in."""
+    for _ in range(2):
+        async with open_real_postgres(tmp_path, make=Nameless) as real:
+            assert await real.fetch("select count(*) as n from files") == [{"n": 0}]
+            cluster = Nameless(tmp_path / "postgres").cluster
+            assert cluster.stat().st_uid == 54321
+        cluster.chmod(0o770)
+
+
+@needs_root
+async def test_without_the_wrapper_the_text_says_what_a_nameless_account_needs(tmp_path: Path) -> None:
+    """Initdb's own words, and how to mend it."""
+
+    class Bare(Nameless):
+        @property
+        def environment(self) -> dict[str, str]:
+            return super().environment | {"LD_PRELOAD": ""}
+
+    embedded = Bare(tmp_path / "postgres")
+    with pytest.raises(Unavailable, match=r"user ID 54321.*libnss-wrapper"):
+        await run_embedded_postgres(embedded, Actor("test", 0), lambda: None)
+    embedded.close()

@@ -62,10 +62,12 @@ async def execute(connection: Any, sql: str) -> str:
 
 
 @asynccontextmanager
-async def open_real_postgres(folder: Path, *, is_migrated: bool = True) -> AsyncIterator[RealPostgres]:
+async def open_real_postgres(
+    folder: Path, *, is_migrated: bool = True, make: Callable[[Path], EmbeddedPostgres] = EmbeddedPostgres
+) -> AsyncIterator[RealPostgres]:
     """Run a PostgreSQL in `folder/postgres` for the length of the block; migrated when it is entered."""
     folder.mkdir(exist_ok=True)  # noqa: ASYNC240  # once, before anything runs
-    embedded = EmbeddedPostgres(folder / "postgres")
+    embedded = make(folder / "postgres")
     root = Actor("test", trio.current_time())
     try:
         async with trio.open_nursery() as children, open_bridge() as bridge:

@@ -9,7 +9,7 @@ import contextlib
 import os
 import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -120,7 +120,22 @@ def read_rss_bytes(pid: int) -> int:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE_BYTES
 
 
-def spawn(command: Sequence[str], log_path: Path) -> subprocess.Popen[bytes]:
-    """Start a process in a session of its own, with both its outputs appended to a file."""
+def spawn(
+    command: Sequence[str], log_path: Path, environment: Mapping[str, str] | None = None
+) -> subprocess.Popen[bytes]:
+    """Start a process in a session of its own, with both its outputs appended to a file.
+
+    Args:
+        command: program and arguments.
+        log_path: the file.
+        environment: variables that it gets beside the test's own.
+    """
     with log_path.open("ab") as log:
-        return subprocess.Popen(list(command), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+        return subprocess.Popen(
+            list(command),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            env=os.environ | dict(environment or {}),
+        )
