@@ -79,6 +79,7 @@ class Authenticator:
         self._clock = clock
         self._jwts = jwts
         self._known: dict[str, _Known] = {}
+        """By the credential as `Authorization` has it, so that what most clients send is looked up as it comes."""
         self._stamp: Stamp | None = None
         self._ring = KeyRing()
         self._take_file()
@@ -99,23 +100,35 @@ class Authenticator:
             except (Fault, OSError) as problem:
                 log.error("the keys cannot be read; those from before stay good", error=str(problem))
 
+    def recall(self, bearer: str) -> Principal | None:
+        """Say whose credential this is if it was recognised a while ago; None says nothing.
+
+        Args:
+            bearer: `Bearer`, a space, and the credential.
+        """
+        known = self._known.get(bearer)
+        if known is None or self._clock() >= known.until:
+            return None
+        self.counts.recognised += 1
+        return known.principal
+
     async def recognise(self, credential: str) -> Principal:
         """Say whose credential this is.
 
         Raises:
             Refused: nobody's, or no longer.
         """
+        bearer = f"Bearer {credential}"
+        remembered = self.recall(bearer)
+        if remembered is not None:
+            return remembered
         now = self._clock()
-        known = self._known.get(credential)
-        if known is not None and now < known.until:
-            self.counts.recognised += 1
-            return known.principal
         try:
             principal = await self._look_at(credential, now)
         except Refused:
             self.counts.refused += 1
             raise
-        self._remember(credential, principal, now)
+        self._remember(bearer, principal, now)
         self.counts.recognised += 1
         return principal
 
@@ -166,11 +179,11 @@ class Authenticator:
             return await self._jwts(credential, now)
         raise Refused("identity.bad-credentials", "the API key or token is not valid here")
 
-    def _remember(self, credential: str, principal: Principal, now: float) -> None:
+    def _remember(self, bearer: str, principal: Principal, now: float) -> None:
         while len(self._known) >= MOST_KNOWN:
             del self._known[next(iter(self._known))]
         until = now + KNOWN_FOR_S
-        self._known[credential] = _Known(
+        self._known[bearer] = _Known(
             principal, until if principal.expires_at is None else min(until, principal.expires_at)
         )
 

@@ -17,7 +17,8 @@ import trio
 
 from actors.tree import Mailbox
 from engine.errors import Unavailable
-from engine.limits import MICROS, MOST_BUCKETS, Buckets, Judgement, Policy, headers_of
+from engine.identity import Scope
+from engine.limits import MICROS, MOST_BUCKETS, POLICY_OF_SCOPE, Buckets, Judgement, Policy, headers_of
 from engine.limits_redis import SharedBuckets
 
 log = structlog.get_logger("limits")
@@ -40,6 +41,7 @@ class Limiter:
         self._buckets = Buckets()
         self._rests_until = -1.0
         self._found: dict[tuple[str, ...], list[Policy]] = {}
+        self._found_for: dict[tuple[Scope | None, tuple[str, ...]], list[Policy]] = {}
 
     def mailbox(self) -> Mailbox:
         """Say how many buckets are in memory."""
@@ -52,43 +54,64 @@ class Limiter:
             found = self._found[names] = [self._policies[name] for name in names if name in self._policies]
         return found
 
-    async def take(self, policies: Sequence[Policy], who: str) -> dict[str, str]:
-        """Count a request, and give the headers that say how much is left.
+    def find_for(self, scope: Scope | None, names: tuple[str, ...]) -> list[Policy]:
+        """Give the active policies of a route.
+
+        Args:
+            scope: what it asks for, None when it is public.
+            names: those that it names itself.
+        """
+        found = self._found_for.get((scope, names))
+        if found is None:
+            implied = () if scope is None else ("requests", POLICY_OF_SCOPE.get(scope, ""))
+            found = self._found_for[scope, names] = self.find((*names, *implied))
+        return found
+
+    async def take(self, policies: Sequence[Policy], who: str) -> list[Judgement]:
+        """Count a request, and say how much is left.
 
         Raises:
-            Unavailable: it is over a limit; it carries when to come back, and the same headers.
+            Unavailable: it is over a limit; it carries when to come back, and the headers that say how much is left.
         """
         if not policies:
-            return {}
-        judgements = await self._judge(policies, who)
-        headers = headers_of(judgements)
-        if not all(one.is_allowed for one in judgements):
-            refusing = [one for one in judgements if not one.is_allowed]
-            for one in refusing:
-                self.refused[one.policy.name] += 1
-            names = [one.policy.name for one in refusing]
-            wait_s = max(one.retry_us for one in refusing) / MICROS
-            fault = Unavailable(
-                "limits.exceeded",
-                f"over the limit {' and '.join(str(one.policy) for one in refusing)}; come back in {wait_s:.3g} s",
-                wait_s,
-                **{"violated-policies": names},
-            )
-            fault.headers.update(headers)
-            raise fault
-        return headers
-
-    async def _judge(self, policies: Sequence[Policy], who: str) -> list[Judgement]:
+            return []
         now = trio.current_time()
+        judgements: list[Judgement] | None = None
         if self._shared is not None and now >= self._rests_until:
-            try:
-                found = await self._shared.take(policies, who)
-            except Unavailable as problem:
-                if self.error is None:
-                    log.warning("Redis does not answer: each gateway counts by itself", error=problem.detail)
-                self.error = problem.detail
-                self._rests_until = trio.current_time() + REST_S
-            else:
-                self.error = None
-                return found
-        return self._buckets.take(policies, who, int(now * MICROS))
+            judgements = await self._judge_together(self._shared, policies, who)
+        if judgements is None:
+            judgements = self._buckets.take(policies, who, int(now * MICROS))
+        for one in judgements:
+            if not one.is_allowed:
+                raise self._refusal(judgements)
+        return judgements
+
+    def _refusal(self, judgements: Sequence[Judgement]) -> Unavailable:
+        refusing = [one for one in judgements if not one.is_allowed]
+        for one in refusing:
+            self.refused[one.policy.name] += 1
+        names = [one.policy.name for one in refusing]
+        wait_s = max(one.retry_us for one in refusing) / MICROS
+        fault = Unavailable(
+            "limits.exceeded",
+            f"over the limit {' and '.join(str(one.policy) for one in refusing)}; come back in {wait_s:.3g} s",
+            wait_s,
+            **{"violated-policies": names},
+        )
+        fault.headers.update(headers_of(judgements))
+        return fault
+
+    async def _judge_together(
+        self, shared: SharedBuckets, policies: Sequence[Policy], who: str
+    ) -> list[Judgement] | None:
+        """Ask Redis; None when it does not answer, which it is left alone for."""
+        try:
+            found = await shared.take(policies, who)
+        except Unavailable as problem:
+            if self.error is None:
+                log.warning("Redis does not answer: each gateway counts by itself", error=problem.detail)
+            self.error = problem.detail
+            self._rests_until = trio.current_time() + REST_S
+            return None
+        self.error = None
+        return found

@@ -14,7 +14,7 @@ import re
 import socket
 from collections.abc import Awaitable, Callable
 from enum import Enum
-from functools import lru_cache
+from functools import lru_cache, partial
 from math import inf
 from typing import Final
 
@@ -31,6 +31,7 @@ from edge.routes import Lane, RouteTable, respond
 from edge.streamed import StreamedAnswer, is_http_1_0
 from edge.tls_stream import ClientStream, NotTlsError, TlsStream
 from engine.errors import Fault, Refused
+from engine.limits import lines_of
 
 log = structlog.get_logger("express")
 
@@ -195,15 +196,15 @@ class Connection:
 
     async def answer(self, head: Head, request_id: str) -> bool:
         """Answer one request; False when the connection ends with it."""
-
-        async def read_body(limit_bytes: int) -> bytes:
-            return await self.read_body(head, limit_bytes)
-
-        streamed = StreamedAnswer(self._send)
+        streamed: StreamedAnswer | None = None
 
         async def begin(response: Response) -> SendPiece:
+            nonlocal streamed
+            streamed = StreamedAnswer(self._send)
+            response.headers = {**request.told, **response.headers}
             stays = head.keep_alive and not response.close and not self._unread and not self._is_draining()
-            return await streamed.begin(response, request_id, stays=stays, is_old=is_http_1_0(self._head_bytes))
+            is_old, lines = is_http_1_0(self._head_bytes), lines_of(request.judgements)
+            return await streamed.begin(response, request_id, stays=stays, is_old=is_old, lines=lines)
 
         request = Request(
             head.method,
@@ -212,15 +213,17 @@ class Connection:
             head.headers,
             self.peer,
             request_id,
-            read_body,
+            partial(self.read_body, head),
             begin=begin,
             wait_left=self._wait_left,
         )
         response = await respond(self._table, request)
-        if streamed.response is not None:
+        if streamed is not None and streamed.response is not None:
             return await streamed.end(response)
         stays = head.keep_alive and not response.close and not self._unread and not self._is_draining()
-        await self._send(encode_response(response, request_id, stays=stays, head_only=head.method == "HEAD"))
+        lines = lines_of(request.judgements) if request.judgements else b""
+        is_head = head.method == "HEAD"
+        await self._send(encode_response(response, request_id, stays=stays, head_only=is_head, lines=lines))
         if not stays and self._unread:
             await self._linger()
         return stays

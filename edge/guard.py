@@ -8,6 +8,7 @@ Source: RFC 6750; `RELIABILITY.md` 4.5.
 """
 
 import re
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
@@ -20,7 +21,7 @@ from edge.http import Request
 from edge.sockets import close_socket
 from engine.errors import Refused
 from engine.identity import NOBODY, OPEN, Kind, Principal, Scope
-from engine.limits import POLICY_OF_SCOPE, address_of
+from engine.limits import Judgement, address_of
 from engine.settings_identity import is_loopback
 
 BEARER_PROTOCOL: Final = "headgate.bearer"
@@ -36,17 +37,15 @@ class Passed(NamedTuple):
 
     Args:
         principal: who asks.
-        told: headers that its answer gets.
+        judgements: how much more they may ask, which their answer says.
     """
 
     principal: Principal
-    told: dict[str, str]
+    judgements: Sequence[Judgement] = ()
 
 
-_NOTHING: Final[dict[str, str]] = {}
-"""Shared: nobody may change what a guard tells."""
-_OPEN: Final = Passed(OPEN, _NOTHING)
-_NOBODY: Final = Passed(NOBODY, _NOTHING)
+_OPEN: Final = Passed(OPEN)
+_NOBODY: Final = Passed(NOBODY)
 
 
 class Guard:
@@ -89,35 +88,46 @@ class Guard:
             Refused: it may not; 401 or 403.
             Unavailable: it is over a limit; 429.
         """
-        passed = _OPEN if self.is_open else _NOBODY
+        limiter = self.limiter
+        passed = _NOBODY
         if self.is_open:
+            passed = _OPEN
             if "origin" in headers and method not in _SAFE:
                 self.check_origin(headers)
         elif scope is not None:
-            try:
-                passed = Passed(await self._recognise(headers, scope), _NOTHING)
-            except Refused as refusal:
-                if self.limiter is not None and refusal.kind.status == 401:
-                    await self.limiter.take(self.limiter.find(("ip",)), f"a:{self._address(headers, peer)}")
-                raise
-        if self.limiter is None or (scope is None and not limits):
+            principal = self._recall(headers)
+            if principal is None:
+                try:
+                    principal = await self._recognise(headers, scope)
+                except Refused as refusal:
+                    if limiter is not None and refusal.kind.status == 401:
+                        await limiter.take(limiter.find(("ip",)), f"a:{self._address(headers, peer)}")
+                    raise
+            principal.check_scope(scope)
+            passed = Passed(principal)
+        if limiter is None or (scope is None and not limits):
+            return passed
+        policies = limiter.find_for(scope, limits)
+        if not policies:
             return passed
         principal = passed.principal
         is_known = principal.kind is not Kind.OPEN
-        names = limits if scope is None else (*limits, "requests", POLICY_OF_SCOPE.get(scope, ""))
-        policies = self.limiter.find(names)
-        if not policies:
-            return passed
         who = f"p:{principal.subject}" if is_known else f"a:{self._address(headers, peer)}"
-        return Passed(principal, await self.limiter.take(policies, who))
+        return Passed(principal, await limiter.take(policies, who))
+
+    def _recall(self, headers: dict[str, str]) -> Principal | None:
+        """Say who asks where that is known already, without a closer look; None says nothing."""
+        authorization = headers.get("authorization")
+        key = headers.get("x-api-key")
+        if authorization is None:
+            return None if key is None else self.authenticator.recall(f"Bearer {key}")
+        return self.authenticator.recall(authorization) if key is None else None
 
     async def _recognise(self, headers: dict[str, str], scope: Scope) -> Principal:
         credential = credential_of(headers)
         if credential is None:
             raise Refused("identity.no-credentials", f"expected an API key or a token with the scope {scope}")
-        principal = await self.authenticator.recognise(credential)
-        principal.check_scope(scope)
-        return principal
+        return await self.authenticator.recognise(credential)
 
     def _address(self, headers: dict[str, str], peer: str) -> str:
         return address_of(peer, headers.get("x-forwarded-for", ""), self._trusted)

@@ -4,7 +4,7 @@ Rules of the file:
 - No framework and no I/O: a handler that takes and returns these can change lanes by one word in the route table.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import parse_qsl
@@ -14,6 +14,7 @@ import trio
 
 from engine.errors import Refused
 from engine.identity import NOBODY, Principal
+from engine.limits import Judgement
 from engine.trace import Trace
 
 JSON: Final = "application/json"
@@ -42,7 +43,8 @@ class Request:
         begin: begins an answer whose body is sent in pieces, and gives what sends one. The handler then returns the
             response it began; whatever else it ends with, the body is cut, which a client can tell from its end.
         wait_left: returns when the client has closed its end.
-        told: headers of the answer that the guard adds, whatever the handler says.
+        told: headers that the answer gets where the handler says none of the same name.
+        judgements: how much more they may ask, which the answer says.
         principal: who asks; the guard says so before a handler sees the request.
         trace: where it is traced; None on the express lane where the client asked for none.
     """
@@ -59,6 +61,7 @@ class Request:
     wait_left: Callable[[], Awaitable[None]] = trio.sleep_forever
     principal: Principal = NOBODY
     told: dict[str, str] = field(default_factory=dict)
+    judgements: Sequence[Judgement] = ()
     trace: Trace | None = None
 
     def parameters(self) -> dict[str, str]:

@@ -37,6 +37,7 @@ from edge.problems import broken, problem_response
 from edge.responses import SECURITY, request_id_of
 from edge.routes import RouteTable, respond
 from engine.errors import Fault, Refused
+from engine.limits import headers_of
 
 log = structlog.get_logger("quart")
 BODY_WITHIN_S: Final = 30.0
@@ -180,7 +181,8 @@ def _make_app(table: RouteTable) -> QuartTrio:
         )
         response = await respond(table, request, cast("Any", quart_request.scope)["state"].get(ADMITTED))
         answered = QuartResponse(DataBody(response.body), response.status, content_type=response.content_type)
-        for name, value in {**SECURITY, **response.headers, "x-request-id": request_id}.items():
+        told = {**SECURITY, **headers_of(request.judgements), **response.headers, "x-request-id": request_id}
+        for name, value in told.items():
             answered.headers[name] = value
         answered.headers["content-length"] = str(len(response.body))
         answered.timeout = None

@@ -9,6 +9,7 @@ import re
 import secrets
 import time
 from email.utils import formatdate
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Final
 
@@ -27,11 +28,14 @@ _PREFIX: Final = secrets.token_hex(6)
 _NUMBERS: Final = itertools.count(1)
 
 
+MOST_BEGINNINGS: Final = 256
+_NOTHING: Final[frozenset[str]] = frozenset()
+
+
 class _Always:
-    """The bytes of `SECURITY`, and how long its names are: other names need no closer look."""
+    """How long the names of `SECURITY` are: other names need no closer look."""
 
     lengths = frozenset(map(len, SECURITY))
-    lines = b"".join(f"{name}: {value}\r\n".encode() for name, value in SECURITY.items())
 
 
 def send_always(name: str, value: str) -> None:
@@ -43,7 +47,7 @@ def send_always(name: str, value: str) -> None:
     """
     SECURITY[name] = value
     _Always.lengths = frozenset(map(len, SECURITY))
-    _Always.lines = b"".join(f"{name}: {value}\r\n".encode() for name, value in SECURITY.items())
+    _beginning.cache_clear()
 
 
 def request_id_of(headers: dict[str, str]) -> str:
@@ -54,7 +58,7 @@ def request_id_of(headers: dict[str, str]) -> str:
     return f"{_PREFIX}-{next(_NUMBERS):x}"
 
 
-def encode_response(response: Response, request_id: str, *, stays: bool, head_only: bool) -> bytes:
+def encode_response(response: Response, request_id: str, *, stays: bool, head_only: bool, lines: bytes = b"") -> bytes:
     """Give a response's bytes.
 
     Args:
@@ -62,15 +66,16 @@ def encode_response(response: Response, request_id: str, *, stays: bool, head_on
         request_id: goes into its header.
         stays: the connection stays open after it.
         head_only: the request was HEAD: the length is said, the body is not.
+        lines: more lines of the head, each with its end.
     """
     body = response.body
-    head = _encode_head(response, b"content-length: %d" % len(body), request_id, stays=stays)
+    head = _encode_head(response, b"content-length: %d" % len(body), request_id, lines, stays=stays)
     return head if head_only else head + body
 
 
-def encode_streamed_head(response: Response, request_id: str, *, stays: bool) -> bytes:
+def encode_streamed_head(response: Response, request_id: str, *, stays: bool, lines: bytes = b"") -> bytes:
     """Give the head of a response whose body comes in chunks."""
-    return _encode_head(response, b"transfer-encoding: chunked", request_id, stays=stays)
+    return _encode_head(response, b"transfer-encoding: chunked", request_id, lines, stays=stays)
 
 
 def encode_chunk(piece: bytes) -> bytes:
@@ -78,24 +83,30 @@ def encode_chunk(piece: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(piece), piece)
 
 
-def _encode_head(response: Response, framing: bytes, request_id: str, *, stays: bool) -> bytes:
-    parts = [
-        _STATUS_LINES[response.status],
-        b"content-type: %s\r\n%b\r\nx-request-id: %s\r\ndate: %s\r\n"
-        % (response.content_type.encode(), framing, request_id.encode(), _date()),
-        _Always.lines if not response.headers else _security_beside(response.headers),
-    ]
-    if response.headers:
-        parts.append("".join([f"{name}: {value}\r\n" for name, value in response.headers.items()]).encode("latin-1"))
-    parts.append(b"\r\n" if stays else b"connection: close\r\n\r\n")
-    return b"".join(parts)
+def _encode_head(response: Response, framing: bytes, request_id: str, lines: bytes, *, stays: bool) -> bytes:
+    own = response.headers
+    if own:
+        lines += "".join([f"{name}: {value}\r\n" for name, value in own.items()]).encode("latin-1")
+    beginning = _beginning(response.status, response.content_type, _replaced_by(own) if own else _NOTHING)
+    return b"%b%b\r\nx-request-id: %b\r\ndate: %b\r\n%b%b" % (
+        beginning,
+        framing,
+        request_id.encode(),
+        _date(),
+        lines,
+        b"\r\n" if stays else b"connection: close\r\n\r\n",
+    )
 
 
-def _security_beside(own: dict[str, str]) -> bytes:
-    names = {name.lower() for name in own if len(name) in _Always.lengths}
-    if not names:
-        return _Always.lines
-    return b"".join(f"{name}: {value}\r\n".encode() for name, value in SECURITY.items() if name not in names)
+@lru_cache(maxsize=MOST_BEGINNINGS)
+def _beginning(status: int, content_type: str, replaced: frozenset[str]) -> bytes:
+    """Give what all answers of one kind begin with; few kinds there are (`bench/scenarios/express.py` pays for it)."""
+    always = "".join([f"{name}: {value}\r\n" for name, value in SECURITY.items() if name not in replaced])
+    return _STATUS_LINES[status] + f"content-type: {content_type}\r\n{always}".encode()
+
+
+def _replaced_by(own: dict[str, str]) -> frozenset[str]:
+    return frozenset([name.lower() for name in own if len(name) in _Always.lengths]).intersection(SECURITY)
 
 
 class _DateCache:

@@ -21,7 +21,7 @@ import trio
 
 from edge.cors import answer_preflight, cors_headers, is_preflight
 from edge.guard import Guard, Passed
-from edge.http import Handler, Request, Response, SendPiece
+from edge.http import Handler, Request, Response
 from edge.problems import broken, problem_response
 from edge.sockets import Negotiated, Session
 from engine.deadlines import Deadlines
@@ -179,7 +179,7 @@ class RouteTable:
             return await self.guard.admit(method, headers, peer, route.scope, route.limits)
         if route.scope is not None:
             raise RuntimeError(f"{route.path} asks for a scope, and nobody looks")
-        return Passed(NOBODY, {})
+        return Passed(NOBODY)
 
     def _path_in_table(self, path: str) -> str:
         """Give a path as the table writes it: itself, the template that it fits, or nothing."""
@@ -216,7 +216,7 @@ async def respond(table: RouteTable, request: Request, admitted: Passed | None =
     label, lane, began_s = "unknown", Lane.EXPRESS, perf_counter()
     try:
         if "origin" in request.headers and (shared := table.cors(request.headers)):
-            _tell(request, shared)
+            request.told |= shared
         preflight = table.answer_options(request) if request.method == "OPTIONS" else None
         if preflight is not None:
             response = preflight
@@ -248,11 +248,9 @@ async def _handle(table: RouteTable, route: Route, request: Request, admitted: P
     brought = request.headers.get(TRACE_HEADER)
     if brought is not None or route.lane is Lane.QUART:
         request.trace = trace_of(brought, token_hex(NEW_DIGITS // 2))
-        _tell(request, {TRACE_HEADER: request.trace.text})
+        request.told[TRACE_HEADER] = request.trace.text
     passed = admitted or await table.admit(request.method, request.headers, request.peer, route)
-    request.principal = passed.principal
-    if passed.told:
-        _tell(request, passed.told)
+    request.principal, request.judgements = passed
     if "{" in route.path:
         request.path_parameters = route.parameters_of(request.path)
         if (durable := request.path_parameters.get("durable")) is not None:
@@ -260,18 +258,6 @@ async def _handle(table: RouteTable, route: Route, request: Request, admitted: P
     if route.admit is not None:
         route.admit()
     return await route.handler(request)
-
-
-def _tell(request: Request, told: dict[str, str]) -> None:
-    """Have the request's answer carry these headers, also when it is sent in pieces."""
-    request.told = {**request.told, **told}
-    begin = request.begin
-
-    async def begin_telling(response: Response) -> SendPiece:
-        response.headers = {**told, **response.headers}
-        return await begin(response)
-
-    request.begin = begin_telling
 
 
 def _write_line(lines: RequestLog, label: str, request: Request, status: int, took_s: float) -> None:

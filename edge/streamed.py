@@ -28,13 +28,16 @@ class StreamedAnswer:
         self._send = send
         self._stays = False
 
-    async def begin(self, response: Response, request_id: str, *, stays: bool, is_old: bool) -> SendPiece:
+    async def begin(
+        self, response: Response, request_id: str, *, stays: bool, is_old: bool, lines: bytes = b""
+    ) -> SendPiece:
         """Send the head, and give what sends a piece of the body.
 
         Args:
             response: its own body is not sent.
             stays: the connection stays open after it.
             is_old: the client speaks HTTP/1.0, which has no way to tell a part from the whole.
+            lines: more lines of the head, each with its end.
 
         Raises:
             Refused: the client speaks HTTP/1.0.
@@ -42,7 +45,7 @@ class StreamedAnswer:
         if is_old:
             raise Refused("request.not-implemented", "an answer in pieces needs HTTP/1.1")
         self.response, self._stays = response, stays
-        await self._send(encode_streamed_head(response, request_id, stays=stays))
+        await self._send(encode_streamed_head(response, request_id, stays=stays, lines=lines))
         return self._send_piece
 
     async def end(self, answer: Response) -> bool:

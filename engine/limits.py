@@ -42,13 +42,16 @@ class Policy:
     interval_us: int = field(init=False)
     burst_us: int = field(init=False)
     text: str = field(init=False)
+    lines: bytes = field(init=False)
 
     def __post_init__(self) -> None:
-        """Work out what a request costs, what a full bucket holds, and how `RateLimit-Policy` has it."""
+        """Work out what a request costs, what a full bucket holds, and what of its headers never changes."""
         interval_us = ceil(self.window_s * MICROS / self.quota_count)
         object.__setattr__(self, "interval_us", interval_us)
         object.__setattr__(self, "burst_us", interval_us * self.quota_count)
         object.__setattr__(self, "text", f'"{self.name}";q={self.quota_count};w={self.window_s}')
+        told = _told(self, self.text, f'"{self.name}";r=%d;t=%d', "%d", "%d")
+        object.__setattr__(self, "lines", "".join([f"{name}: {value}\r\n" for name, value in told.items()]).encode())
 
     def __str__(self) -> str:
         """Give it as `RateLimit-Policy` has it."""
@@ -107,7 +110,7 @@ class Buckets:
 
     def take(self, policies: Sequence[Policy], who: str, now_us: int) -> list[Judgement]:
         """Judge a request by all policies, and count it if all allow it."""
-        if len(policies) == 1:
+        if len(policies) == 1:  # the usual case, and a hot path: `bench/scenarios/guard.py`
             return [self._take_one(policies[0], who, now_us)]
         aheads = [ahead_of(self._find((policy.name, who)), now_us, policy) for policy in policies]
         judgements = [judge(ahead, policy) for ahead, policy in zip(aheads, policies, strict=True)]
@@ -119,7 +122,8 @@ class Buckets:
 
     def _take_one(self, policy: Policy, who: str, now_us: int) -> Judgement:
         key = (policy.name, who)
-        ahead_us = ahead_of(self._find(key), now_us, policy)
+        arrival_us = self._young.get(key)
+        ahead_us = ahead_of(self._old.get(key) if arrival_us is None else arrival_us, now_us, policy)
         judgement = judge(ahead_us, policy)
         self._put(key, now_us + (judgement.reset_us if judgement.is_allowed else ahead_us))
         return judgement
@@ -175,18 +179,28 @@ def headers_of(judgements: Sequence[Judgement]) -> dict[str, str]:
     """Give what a client is told: the draft's two fields for every policy, the old ones for the tightest."""
     if not judgements:
         return {}
+    tightest = min(judgements, key=lambda one: (one.is_allowed, one.remaining_count, -one.reset_us))
+    policies, states = ", ".join(one.policy.text for one in judgements), ", ".join(map(_state_of, judgements))
+    reset = str(-(-tightest.reset_us // MICROS))
+    return _told(tightest.policy, policies, states, str(tightest.remaining_count), reset)
+
+
+def lines_of(judgements: Sequence[Judgement]) -> bytes:
+    """Give the same as lines of an answer's head."""
     if len(judgements) == 1:  # the usual case, and a hot path: `bench/scenarios/guard.py`
-        tightest = judgements[0]
-        policies, states = tightest.policy.text, _state_of(tightest)
-    else:
-        tightest = min(judgements, key=lambda one: (one.is_allowed, one.remaining_count, -one.reset_us))
-        policies, states = ", ".join(one.policy.text for one in judgements), ", ".join(map(_state_of, judgements))
+        policy, _, remaining_count, reset_us, _ = judgements[0]
+        reset_s = -(-reset_us // MICROS)
+        return policy.lines % (remaining_count, reset_s, remaining_count, reset_s)
+    return "".join([f"{name}: {value}\r\n" for name, value in headers_of(judgements).items()]).encode()
+
+
+def _told(policy: Policy, policies: str, states: str, remaining: str, reset: str) -> dict[str, str]:
     return {
         "RateLimit-Policy": policies,
         "RateLimit": states,
-        "X-RateLimit-Limit": str(tightest.policy.quota_count),
-        "X-RateLimit-Remaining": str(tightest.remaining_count),
-        "X-RateLimit-Reset": str(-(-tightest.reset_us // MICROS)),
+        "X-RateLimit-Limit": str(policy.quota_count),
+        "X-RateLimit-Remaining": remaining,
+        "X-RateLimit-Reset": reset,
     }
 
 

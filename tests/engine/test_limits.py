@@ -5,7 +5,7 @@ from fractions import Fraction
 
 import pytest
 
-from engine.limits import MICROS, Buckets, Policy, Slots, address_of, headers_of
+from engine.limits import MICROS, Buckets, Policy, Slots, address_of, headers_of, lines_of
 
 
 class LeakyBucket:
@@ -112,6 +112,19 @@ def test_what_a_client_is_told() -> None:
         "X-RateLimit-Reset": "6",
     }
     assert headers_of([]) == {}
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_an_answers_lines_say_the_same(chance: random.Random, count: int) -> None:
+    """Whether they come from the policy's template or one by one, allowed or not."""
+    policies = [Policy("ip", 40, 60), Policy("cache-jobs", 25, 7)][:count]
+    buckets, now_us = Buckets(), 0
+    for _ in range(60):
+        now_us += chance.randrange(100_000)
+        judged = buckets.take(policies, "a", now_us) if policies else []
+        told = lines_of(judged).decode().split("\r\n")
+        assert told.pop() == ""
+        assert dict(line.split(": ", 1) for line in told) == headers_of(judged)
 
 
 TRUSTED = ("10.0.0.0/8", "127.0.0.1", "fd00::/8")
