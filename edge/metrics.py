@@ -21,6 +21,7 @@ from prometheus_client.core import (
 from prometheus_client.openmetrics import exposition as openmetrics
 
 from edge.catalog import catalog_metrics
+from edge.health_metrics import health_metrics
 from edge.http import Request, Response, json_response
 from edge.stream_metrics import stream_metrics
 from engine.gaps import REASONS
@@ -189,6 +190,7 @@ class NodeCollector:
             restarts.add_metric([actor.name], actor.restarts + sum(one.restarts for one in actor.children.values()))
         yield actors
         yield restarts
+        yield from health_metrics(node)
 
 
 def _agents_metrics(node: "Node") -> Iterator[Metric]:

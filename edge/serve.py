@@ -187,7 +187,7 @@ async def serve(settings: Settings, *, task_status: trio.TaskStatus[str] = trio.
                     health.prepared(durability, more)
 
                 keeper = LogKeeper(jetstream, control, take_log, settings, embedded)
-                metrics = Metrics()
+                metrics = Metrics(certificate_expires_at=certificates.unix_expiry if certificates else None)
                 queries = None if postgres is None else Queries(postgres.query, metrics)
                 node = Node(
                     settings,

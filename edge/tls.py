@@ -77,6 +77,10 @@ class Certificates:
         """End of the certificate's life."""
         return self._pair.expires_at
 
+    def unix_expiry(self) -> float:
+        """Give the end of the certificate's life as a Unix time."""
+        return self.expires_at.timestamp()
+
     def look(self) -> tuple[tuple[int, int, int], ...]:
         """Look at the files, without reading them."""
         return look_at(self.cert, self.key)

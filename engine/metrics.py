@@ -9,6 +9,7 @@ What must change with it: `edge/metrics.py` gives the names and the text.
 
 from bisect import bisect_left
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -56,6 +57,7 @@ class Metrics:
         tls_handshakes: by outcome, `done` or `failed`; one that goes on counts as failed.
         query_rows: rows that queries gave.
         queries_shed: queries told to come back.
+        certificate_expires_at: gives the end of the certificate's life, a Unix time; None where no TLS is spoken.
     """
 
     requests: Counter[tuple[str, str, int]] = field(default_factory=Counter)
@@ -64,6 +66,7 @@ class Metrics:
     tls_handshakes: Counter[str] = field(default_factory=Counter)
     query_rows: int = 0
     queries_shed: int = 0
+    certificate_expires_at: Callable[[], float] | None = None
 
     def count_request(self, route: str, method: str, status: int, took_s: float | None = None) -> None:
         """Note an answer; a method that nobody knows counts as `other`.
