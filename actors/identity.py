@@ -10,6 +10,7 @@ Back-pressure: the table forgets the oldest.
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from math import inf
 from typing import Final, NamedTuple
 
 import structlog
@@ -164,6 +165,15 @@ class Authenticator:
                 raise Refused("identity.bad-credentials", "the key was revoked, or has expired")
         elif principal.expires_at is not None and now >= principal.expires_at:
             raise Refused("identity.expired", "the token has expired; come back with another")
+
+    def left_s(self, principal: Principal) -> float:
+        """Say how long `check_still` will be content with somebody if nothing changes; infinity has no end."""
+        if principal.kind in {Kind.KEY, Kind.TOKEN}:
+            record = self._ring.find(principal.key_id)
+            ends_at = record.expires_at if record is not None else 0.0
+        else:
+            ends_at = principal.expires_at
+        return inf if ends_at is None else max(0.0, ends_at - self._clock())
 
     async def _look_at(self, credential: str, now: float) -> Principal:
         if credential.startswith(PREFIX):

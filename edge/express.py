@@ -67,7 +67,7 @@ class Connection:
         peer: the client's address.
         table: the routes.
         hand_over: serves this request and all that follow on the Quart lane.
-        upgrade: takes over the connection for a WebSocket, with the head's bytes, the head, and what came after it.
+        upgrade: takes over the connection for a WebSocket, with the head and what came after it.
         is_draining: the gateway is shutting down.
     """
 
@@ -77,7 +77,7 @@ class Connection:
         peer: str,
         table: RouteTable,
         hand_over: Callable[["Connection", Head], Awaitable[None]],
-        upgrade: Callable[[ClientStream, bytes, Head, bytes, str], Awaitable[None]],
+        upgrade: Callable[[ClientStream, Head, bytes, str], Awaitable[None]],
         is_draining: Callable[[], bool],
     ) -> None:
         is_tls = isinstance(stream, TlsStream)
@@ -136,7 +136,7 @@ class Connection:
             if head.websocket and head.path in self._table.sockets:
                 self.phase, self.deadline = Phase.UPGRADED, inf
                 request_id = request_id_of(head.headers)
-                await self._upgrade(self.stream, self._head_bytes, head, bytes(self._buffer), request_id)
+                await self._upgrade(self.stream, head, bytes(self._buffer), request_id)
                 return
             if self._table.lane(head.path) is Lane.QUART:
                 await self._hand_over(self, head)

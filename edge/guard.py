@@ -27,6 +27,7 @@ from engine.settings_identity import is_loopback
 BEARER_PROTOCOL: Final = "headgate.bearer"
 """The subprotocol that a page offers beside `headgate.bearer.<token>`, because browsers want one chosen."""
 LOOK_AGAIN_EVERY_S: Final = 60.0
+LOOK_AGAIN_LEAST_S: Final = 0.05
 MOST_CREDENTIAL_CHARS: Final = 8192
 _CREDENTIAL: Final = re.compile(r"[A-Za-z0-9\-._~+/]+=*\Z")
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -56,6 +57,7 @@ class Guard:
         is_open: authentication is off.
         origins: whose pages may talk to the gateway; `*` for all.
         trusted: networks of proxies whose word about their client's address counts.
+        look_again_s: how often whoever opened a WebSocket is looked at again.
     """
 
     def __init__(
@@ -65,12 +67,14 @@ class Guard:
         is_open: bool,
         origins: frozenset[str],
         trusted: tuple[str, ...] = (),
+        look_again_s: float = LOOK_AGAIN_EVERY_S,
     ) -> None:
         self.authenticator = authenticator
         self.is_open = is_open
         self.limiter: Limiter | None = None
         self.origins = origins
         self._trusted = trusted
+        self._look_again_s = look_again_s
 
     async def admit(
         self, method: str, headers: dict[str, str], peer: str, scope: Scope | None, limits: tuple[str, ...] = ()
@@ -177,9 +181,10 @@ class Guard:
             raise Refused("identity.bad-origin", "the page's origin is not in CORS_ORIGINS")
 
     async def watch_socket(self, principal: Principal, socket: WebSocketConnection) -> None:
-        """Close a WebSocket when whoever opened it may no longer."""
+        """Close a WebSocket when whoever opened it may no longer: an expiry is seen at once, a withdrawal at a look."""
         while True:
-            await trio.sleep(LOOK_AGAIN_EVERY_S)
+            left_s = self.authenticator.left_s(principal)
+            await trio.sleep(max(LOOK_AGAIN_LEAST_S, min(left_s, self._look_again_s)))
             try:
                 self.authenticator.check_still(principal)
             except Refused as refusal:

@@ -69,7 +69,7 @@ class Listener:
         self,
         table: RouteTable,
         hand_over: Callable[[Connection, Head], Awaitable[None]],
-        upgrade: Callable[[ClientStream, bytes, Head, bytes, str], Awaitable[None]],
+        upgrade: Callable[[ClientStream, Head, bytes, str], Awaitable[None]],
         most: int,
         most_per_ip: int,
         certificates: Certificates | None = None,

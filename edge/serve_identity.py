@@ -53,7 +53,11 @@ async def open_identity(settings: Settings, root: Actor) -> AsyncIterator[Guard]
         if jwts is not None:
             nursery.start_soon(partial(supervise, root, "jwks", jwts.run))
         yield Guard(
-            authenticator, is_open=settings.is_open, origins=settings.origins, trusted=settings.trusted_networks
+            authenticator,
+            is_open=settings.is_open,
+            origins=settings.origins,
+            trusted=settings.trusted_networks,
+            look_again_s=settings.recheck_s,
         )
         nursery.cancel_scope.cancel()
 

@@ -6,25 +6,27 @@ Rules of the file:
 - The close code says whether to come back (`engine/errors.py`).
 """
 
+import re
 from collections.abc import Awaitable, Callable
 from typing import Final, NamedTuple
 
 import trio
-from trio_websocket import ConnectionClosed, WebSocketConnection, WebSocketRequest, wrap_server_stream
+from trio_websocket import ConnectionClosed, WebSocketConnection
 
 from edge.handover import ReplayStream
 from edge.http import Request
+from edge.strict_socket import StrictSocket
 from edge.tls_stream import ClientStream
 from engine.errors import Fault, Refused
 
 MAX_MESSAGE_BYTES: Final = 1024 * 1024
 RECEIVE_BYTES: Final = 16 * 1024
-QUEUED_MESSAGES: Final = 1
-"""The session's reader takes messages at once; the socket itself is the queue."""
 PING_EVERY_S: Final = 20.0
 PONG_WITHIN_S: Final = 20.0
 HANDSHAKE_WITHIN_S: Final = 5.0
 CLOSE_WITHIN_S: Final = 2.0
+
+_KEY: Final = re.compile(r"[A-Za-z0-9+/]{22}==\Z")
 
 Session = Callable[[WebSocketConnection], Awaitable[None]]
 
@@ -38,7 +40,7 @@ class Negotiated(NamedTuple):
 
 async def serve_socket(
     stream: ClientStream,
-    head_bytes: bytes,
+    key: str,
     rest: bytes,
     session: Session,
     subprotocol: str | None = None,
@@ -48,23 +50,17 @@ async def serve_socket(
 
     Args:
         stream: the connection.
-        head_bytes: the upgrade request's head.
-        rest: what came after it.
+        key: the upgrade request's, checked.
+        rest: what came after the request's head.
         session: talks to the client; when it returns, the socket is closed normally.
         subprotocol: what was chosen of what the client offered.
         watch: runs beside it, and closes the socket when it has to end.
     """
-    replay = ReplayStream(stream, head_bytes, rest)
+    replay = ReplayStream(stream, _upgrade_head(key, subprotocol), rest)
     try:
         async with trio.open_nursery() as nursery:
             with trio.fail_after(HANDSHAKE_WITHIN_S):
-                request: WebSocketRequest = await wrap_server_stream(
-                    nursery,
-                    replay,
-                    message_queue_size=QUEUED_MESSAGES,
-                    max_message_size=MAX_MESSAGE_BYTES,
-                    receive_buffer_size=RECEIVE_BYTES,
-                )
+                request = await StrictSocket(replay, MAX_MESSAGE_BYTES, RECEIVE_BYTES).begin(nursery)
                 socket = await request.accept(subprotocol=subprotocol)
                 replay.release()
             nursery.start_soon(_ping, socket)
@@ -94,8 +90,20 @@ def check_upgrade(request: Request) -> None:
     """
     if request.headers.get("sec-websocket-version") != "13":
         raise Refused("request.malformed", "Sec-WebSocket-Version must be 13", websocket_version=13)
-    if len(request.headers.get("sec-websocket-key", "")) != 24:
+    if not _KEY.match(request.headers.get("sec-websocket-key", "")):
         raise Refused("request.malformed", "Sec-WebSocket-Key must be 16 bytes in base64")
+
+
+def _upgrade_head(key: str, subprotocol: str | None) -> bytes:
+    """Write the request anew: the library's parser sees nothing of a client's that was not checked here.
+
+    No extension is in it, so none is negotiated.
+    """
+    lines = ["GET / HTTP/1.1", "host: gateway", "connection: upgrade", "upgrade: websocket"]
+    lines += ["sec-websocket-version: 13", f"sec-websocket-key: {key}"]
+    if subprotocol is not None:
+        lines.append(f"sec-websocket-protocol: {subprotocol}")
+    return "\r\n".join([*lines, "", ""]).encode()
 
 
 async def _ping(socket: WebSocketConnection) -> None:

@@ -27,7 +27,6 @@ async def upgrade_connection(
     table: RouteTable,
     draining: trio.Event,
     stream: ClientStream,
-    head_bytes: bytes,
     head: Head,
     rest: bytes,
     request_id: str,
@@ -38,8 +37,7 @@ async def upgrade_connection(
         table: the routes.
         draining: set when no new sessions are taken.
         stream: the connection; whoever accepted it closes it.
-        head_bytes: the request's head as it came.
-        head: the same, checked.
+        head: the request's head, checked.
         rest: what came after it.
         request_id: of the request.
     """
@@ -61,7 +59,7 @@ async def upgrade_connection(
         table.metrics.upgrades[head.path] += 1
         chosen = session.subprotocol if isinstance(session, Negotiated) else _bearer_protocol(request)
         talk = session.session if isinstance(session, Negotiated) else session
-        await serve_socket(stream, head_bytes, rest, talk, chosen, watch)
+        await serve_socket(stream, request.headers["sec-websocket-key"], rest, talk, chosen, watch)
 
 
 def _bearer_protocol(request: Request) -> str | None:

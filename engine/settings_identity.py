@@ -88,6 +88,13 @@ class IdentitySettings(BaseSettings):
         le=86_400,
         description="how long a token of /auth/token lives, seconds",
     )
+    recheck_s: float = Field(
+        60.0,
+        alias="HEADGATE_RECHECK_S",
+        ge=0.1,
+        le=3600,
+        description="how often whoever opened a WebSocket is looked at again, seconds",
+    )
     jwt_secret: Annotated[SecretStr, AfterValidator(_jwt_secret)] = Field(
         SecretStr(""), alias="JWT_SECRET", description="checks JSON Web Tokens signed with HS256"
     )

@@ -180,6 +180,7 @@ MALFORMED: dict[str, list[str]] = {
     "API_GATEWAY_KEY": ["short", "sixteen characters", "x" * 513],
     "HEADGATE_TOKEN_SECRET": ["x" * 31],
     "HEADGATE_TOKEN_TTL_S": ["9", "86401", "x", ""],
+    "HEADGATE_RECHECK_S": ["0", "0.01", "3601", "nan", "often"],
     "HEADGATE_LIMITS": ["", "yes", "ON"],
     "RATE_LIMIT": ["-1", "x", "1.5", "1000001"],
     "HEADGATE_QUERY_LIMIT": ["-1", "x", "1000001"],

@@ -14,7 +14,20 @@ from dataclasses import replace
 
 from tests.support.hostile_packet import Packet, request
 
-__all__ = ["STREAM", "UPGRADE_LINES", "close_code_in", "frame", "frame_packets", "upgraded_packets"]
+__all__ = [
+    "BINARY",
+    "CLOSE",
+    "CONTINUATION",
+    "PING",
+    "PONG",
+    "STREAM",
+    "TEXT",
+    "UPGRADE_LINES",
+    "close_code_in",
+    "frame",
+    "frame_packets",
+    "upgraded_packets",
+]
 
 STREAM = b"/stream?subject=snapfs.files&durable=hostile"
 UPGRADE_LINES = (

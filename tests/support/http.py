@@ -116,6 +116,13 @@ class Connection:
                 if answer.status >= 200 or answer.status == 101:
                     return answer
 
+    async def receive(self) -> bytes:
+        """What has come and was not read, or else what comes next; empty when the peer has closed or reset it."""
+        if not self._received:
+            await self._fill()
+        data, self._received = bytes(self._received), bytearray()
+        return data
+
     async def read_to_end(self, *, timeout_s: float = ANSWER_TIMEOUT_S) -> bytes:
         """Everything until the peer closes; a reset counts as closed."""
         with trio.fail_after(timeout_s):
