@@ -82,6 +82,7 @@ def serve(
     tls_cert: Path | None = None,
     tls_key: Path | None = None,
     tls_self_signed: Annotated[bool, Parameter(negative="")] = False,
+    http2: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
     """Run a gateway, with its own log unless NATS_URL names one.
 
@@ -95,6 +96,7 @@ def serve(
         tls_cert: PEM file of the certificate and its chain: TLS is spoken; HEADGATE_TLS_CERT.
         tls_key: PEM file of its key; HEADGATE_TLS_KEY.
         tls_self_signed: TLS with a certificate of its own, DATA/tls/cert.pem, which clients take as --ca.
+        http2: Speak HTTP/2 beside HTTP/1.1: by ALPN with TLS, without it to clients that know; HEADGATE_HTTP2.
     """
     from edge.serve import run
     from engine.settings import load_settings
@@ -102,6 +104,8 @@ def serve(
     given: dict[str, object] = {"host": host, "port": port, "data": data, "tls_cert": tls_cert, "tls_key": tls_key}
     if tls_self_signed:
         given["tls_self_signed"] = "on"
+    if http2:
+        given["http2"] = "on"
     return run(load_settings({name: value for name, value in given.items() if value is not None}))
 
 

@@ -75,6 +75,7 @@ async def examine(settings: Settings, gateway_url: str | None, tls: ssl.SSLConte
     findings += await trio.to_thread.run_sync(_look_at_folder, settings.data)
     findings.append(await trio.to_thread.run_sync(_look_at_binary, bool(settings.nats_url)))
     findings.append(await _look_at_durability(settings))
+    findings.append(_look_at_http2(settings))
     host = "127.0.0.1" if settings.host in {"0.0.0.0", "::"} else settings.host  # noqa: S104  # not bound, compared
     own_url = f"{'https' if settings.is_tls else 'http'}://{host}:{settings.port or 8000}"
     findings.append(await _look_at_gateway(gateway_url or own_url, gateway_url is not None, tls))
@@ -203,6 +204,15 @@ async def _look_at_durability(settings: Settings) -> Finding:
         return Finding("durability", "note", f"buffered ({where}): {why}", "set sync_interval: always on that server")
     advice = "set NATS_MONITOR_URL to its monitoring address, so that it can prove more"
     return Finding("durability", "note", f"buffered ({where}): nothing proves more", advice)
+
+
+def _look_at_http2(settings: Settings) -> Finding:
+    if settings.http2 == "off":
+        return Finding("http/2", "ok", "off: HTTP/1.1 alone")
+    if settings.is_tls:
+        return Finding("http/2", "ok", "on, agreed on by ALPN")
+    advice = "browsers speak HTTP/2 over TLS alone: set HEADGATE_TLS_CERT and HEADGATE_TLS_KEY"
+    return Finding("http/2", "note", "on without TLS: for clients that know (prior knowledge)", advice)
 
 
 async def _look_at_gateway(url: str, is_required: bool, tls: ssl.SSLContext | None) -> Finding:

@@ -31,6 +31,7 @@ from edge.routes import Lane, RouteTable, respond
 from edge.streamed import StreamedAnswer, is_http_1_0
 from edge.tls_stream import ClientStream, NotTlsError, TlsStream
 from engine.errors import Fault, Refused
+from engine.http2_floods import PREFACE
 from engine.limits import lines_of
 
 log = structlog.get_logger("express")
@@ -69,6 +70,7 @@ class Connection:
         hand_over: serves this request and all that follow on the Quart lane.
         upgrade: takes over the connection for a WebSocket, with the head and what came after it.
         is_draining: the gateway is shutting down.
+        speak_http2: takes over the connection for HTTP/2, with what was received; None where it is not spoken.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class Connection:
         hand_over: Callable[["Connection", Head], Awaitable[None]],
         upgrade: Callable[[ClientStream, Head, bytes, str], Awaitable[None]],
         is_draining: Callable[[], bool],
+        speak_http2: Callable[["Connection", bytes], Awaitable[None]] | None = None,
     ) -> None:
         is_tls = isinstance(stream, TlsStream)
         self.phase = Phase.HANDSHAKE if is_tls else Phase.IDLE
@@ -92,6 +95,7 @@ class Connection:
         self._hand_over = hand_over
         self._upgrade = upgrade
         self._is_draining = is_draining
+        self._speak_http2 = speak_http2
         self._buffer = bytearray()
         self._head_bytes = b""
         self._unread = False
@@ -110,7 +114,7 @@ class Connection:
             log.error("connection failed", peer=self.peer, phase=self.phase.value, exc_info=fault)
 
     async def _shake_hands(self, stream: TlsStream) -> bool:
-        """Agree on TLS; False where the client speaks plain HTTP, which has then been told."""
+        """Agree on TLS; False where it is over: plain HTTP, which was told, or HTTP/2, which was served."""
         handshakes = self._table.metrics.tls_handshakes
         handshakes["failed"] += 1
         try:
@@ -126,6 +130,9 @@ class Connection:
         handshakes["failed"] -= 1
         handshakes["done"] += 1
         self.phase = Phase.IDLE
+        if self._speak_http2 is not None and stream.protocol == "h2":
+            await self._speak_http2(self, b"")
+            return False
         return True
 
     async def _serve(self) -> None:
@@ -154,12 +161,19 @@ class Connection:
         try:
             head = read_head(head_bytes)
         except Refused as refusal:
-            await self.refuse(refusal)
+            if self._speak_http2 is not None and self._knows_http2(head_bytes):
+                await self._speak_http2(self, head_bytes + bytes(self._buffer))
+            else:
+                await self.refuse(refusal)
             return None
         self._head_bytes = head_bytes
         self.phase, self.deadline = Phase.BUSY, inf
         self._unread = head.length is None or head.length > 0
         return head
+
+    def _knows_http2(self, head_bytes: bytes) -> bool:
+        """Say that the client began with the preface of HTTP/2, on a connection without TLS."""
+        return not self._head_bytes and not isinstance(self.stream, TlsStream) and PREFACE.startswith(head_bytes)
 
     async def _read_head(self) -> bytes | None:
         buffer = self._buffer

@@ -63,6 +63,7 @@ class Listener:
         most: connections at once.
         most_per_ip: of one address that is not loopback.
         certificates: what TLS is spoken with, None for plain HTTP.
+        speak_http2: serves a connection that speaks HTTP/2, None where that is not spoken.
     """
 
     def __init__(
@@ -73,11 +74,13 @@ class Listener:
         most: int,
         most_per_ip: int,
         certificates: Certificates | None = None,
+        speak_http2: Callable[[Connection, bytes], Awaitable[None]] | None = None,
     ) -> None:
         self._certificates = certificates
         self._table = table
         self._hand_over = hand_over
         self._upgrade = upgrade
+        self._speak_http2 = speak_http2
         self._most = most
         self._most_per_ip = most_per_ip
         self._connections: set[Connection] = set()
@@ -173,7 +176,9 @@ class Listener:
             await self._turn_away(stream)
             return
         client = stream if self._certificates is None else TlsStream(stream, self._certificates.context)
-        connection = Connection(client, peer, self._table, self._hand_over, self._upgrade, lambda: self._draining)
+        connection = Connection(
+            client, peer, self._table, self._hand_over, self._upgrade, lambda: self._draining, self._speak_http2
+        )
         self._connections.add(connection)
         self._per_ip[peer] += 1
         try:

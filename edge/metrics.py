@@ -25,6 +25,7 @@ from edge.health_metrics import health_metrics
 from edge.http import Request, Response, json_response
 from edge.stream_metrics import stream_metrics
 from engine.gaps import REASONS
+from engine.metrics import HTTP2_EVENTS
 from engine.scans import LIVE, ScanState
 
 if TYPE_CHECKING:
@@ -134,6 +135,10 @@ class NodeCollector:
         for outcome, count in node.metrics.tls_handshakes.items():
             handshakes.add_metric([outcome], count)
         yield handshakes
+        http2 = CounterMetricFamily("headgate_http2", "Of HTTP/2: what happened, by event.", labels=["event"])
+        for event in HTTP2_EVENTS:
+            http2.add_metric([event], node.metrics.http2[event])
+        yield http2
         ingest = node.ingest.commit.statistics()
         yield CounterMetricFamily("headgate_ingest_events", "Events stored on the log.", value=ingest.events_stored)
         yield CounterMetricFamily("headgate_ingest_frames", "Frames sent to the log.", value=ingest.frames)

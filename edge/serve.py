@@ -35,6 +35,7 @@ from actors.stream import Streams
 from actors.stream_v1 import LeasedStreams
 from actors.tree import Actor, State, supervise
 from edge.guard import Guard
+from edge.http2 import Http2
 from edge.listener import Listener
 from edge.logs import configure_logs
 from edge.node import Node
@@ -251,7 +252,10 @@ async def _listen(
     table.deadlines = settings.deadlines
     quart = QuartLane(table)
     upgrade = partial(upgrade_connection, table, node.draining)
-    listener = Listener(table, quart.serve, upgrade, settings.connections, settings.connections_per_ip, certificates)
+    http2 = Http2(table, node.draining, settings.connections).serve if settings.http2 == "on" else None
+    listener = Listener(
+        table, quart.serve, upgrade, settings.connections, settings.connections_per_ip, certificates, http2
+    )
     sockets = [one for port in settings.ports for one in await listener.open(settings.host, port)]
     with root.child("listener", listener.mailbox):
         async with trio.open_nursery() as connections:

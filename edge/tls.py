@@ -3,7 +3,7 @@
 Rules of the file:
 - What cannot be used is refused at the start, with the variable and the reason; later it is logged, and the pair that
   is in use stays.
-- TLS 1.2 or newer, no renegotiation, no compression; only HTTP/1.1 is offered (ALPN).
+- TLS 1.2 or newer, no renegotiation, no compression; by ALPN HTTP/1.1, and HTTP/2 before it where it is turned on.
 - A key that this file writes is readable by its owner alone.
 
 Source: `RELIABILITY.md` 4.1.
@@ -32,7 +32,8 @@ OWN_LIVES: Final = timedelta(days=397)
 """What browsers take of a certificate at most."""
 OWN_LEFT: Final = timedelta(days=30)
 """A certificate of our own that has less to live is made anew at the start."""
-PROTOCOLS: Final = ["http/1.1"]
+PROTOCOLS: Final = ("http/1.1",)
+WITH_HTTP2: Final = ("h2", *PROTOCOLS)
 
 
 class Pair(NamedTuple):
@@ -55,17 +56,19 @@ class Certificates:
     Args:
         cert: PEM file of the certificate and its chain.
         key: PEM file of its key.
+        protocols: what is offered by ALPN, the best first.
 
     Raises:
         Refused: the pair cannot be used.
     """
 
-    def __init__(self, cert: Path, key: Path) -> None:
+    def __init__(self, cert: Path, key: Path, protocols: tuple[str, ...] = PROTOCOLS) -> None:
         self.cert = cert
         self.key = key
         self.reloads = 0
         self.refused_reloads = 0
-        self._pair = load_pair(cert, key, datetime.now(UTC))
+        self._protocols = protocols
+        self._pair = load_pair(cert, key, datetime.now(UTC), protocols)
 
     @property
     def context(self) -> ssl.SSLContext:
@@ -96,7 +99,7 @@ class Certificates:
             Refused: they cannot be used; the pair in use stays.
         """
         try:
-            self._pair = load_pair(self.cert, self.key, datetime.now(UTC))
+            self._pair = load_pair(self.cert, self.key, datetime.now(UTC), self._protocols)
         except Refused:
             self.refused_reloads += 1
             raise
@@ -119,10 +122,10 @@ def open_pair(settings: Settings) -> Certificates:
         raise _wrong(CERT, f"expected a PEM file, because {KEY} is set")
     if key is None:
         raise _wrong(KEY, f"expected a PEM file, because {CERT} is set")
-    return Certificates(cert, key)
+    return Certificates(cert, key, WITH_HTTP2 if settings.http2 == "on" else PROTOCOLS)
 
 
-def load_pair(cert: Path, key: Path, now: datetime) -> Pair:
+def load_pair(cert: Path, key: Path, now: datetime, protocols: tuple[str, ...] = PROTOCOLS) -> Pair:
     """Read a certificate and its key, and see that they can be used.
 
     Raises:
@@ -138,7 +141,7 @@ def load_pair(cert: Path, key: Path, now: datetime) -> Pair:
         raise _wrong(CERT, f"the certificate in {cert} expired at {first.not_valid_after_utc:%Y-%m-%d %H:%M} UTC")
     if first.not_valid_before_utc > now + timedelta(minutes=5):
         raise _wrong(CERT, f"the certificate in {cert} begins at {first.not_valid_before_utc:%Y-%m-%d %H:%M} UTC")
-    return Pair(_make_context(cert, key), first.not_valid_after_utc, files)
+    return Pair(_make_context(cert, key, protocols), first.not_valid_after_utc, files)
 
 
 def look_at(*paths: Path) -> tuple[tuple[int, int, int], ...]:
@@ -211,11 +214,11 @@ def _names(host: str) -> list[x509.GeneralName]:
     return names
 
 
-def _make_context(cert: Path, key: Path) -> ssl.SSLContext:
+def _make_context(cert: Path, key: Path, protocols: tuple[str, ...]) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
-    context.set_alpn_protocols(PROTOCOLS)
+    context.set_alpn_protocols(list(protocols))
     try:
         context.load_cert_chain(cert, key, password=_no_passphrase)
     except ssl.SSLError as problem:

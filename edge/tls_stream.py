@@ -69,6 +69,11 @@ class TlsStream(trio.abc.HalfCloseableStream):
                 await self._flush()
                 return
 
+    @property
+    def protocol(self) -> str | None:
+        """What was agreed on by ALPN, None when nothing was."""
+        return self._tls.selected_alpn_protocol()
+
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """Receive; empty when the client has ended, even without a goodbye: HTTP's framing says what is whole."""
         if self._peeked:

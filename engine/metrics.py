@@ -15,6 +15,9 @@ from typing import Final
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
+HTTP2_EVENTS: Final = ("connections", "requests", "reset", "refused", "broken", "calmed")
+"""Connections and streams that began, streams reset and refused, connections ended for what is no HTTP/2 and for a
+flood."""
 
 BOUNDS_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """From what the express lane takes to what nobody waits for."""
@@ -55,6 +58,7 @@ class Metrics:
         durations: how long answers took, by route.
         upgrades: WebSocket sessions by route.
         tls_handshakes: by outcome, `done` or `failed`; one that goes on counts as failed.
+        http2: of connections that speak HTTP/2, by event: see `HTTP2_EVENTS`.
         query_rows: rows that queries gave.
         queries_shed: queries told to come back.
         certificate_expires_at: gives the end of the certificate's life, a Unix time; None where no TLS is spoken.
@@ -64,6 +68,7 @@ class Metrics:
     durations: dict[str, Histogram] = field(default_factory=dict)
     upgrades: Counter[str] = field(default_factory=Counter)
     tls_handshakes: Counter[str] = field(default_factory=Counter)
+    http2: Counter[str] = field(default_factory=Counter)
     query_rows: int = 0
     queries_shed: int = 0
     certificate_expires_at: Callable[[], float] | None = None

@@ -7,7 +7,7 @@ Rules of the file:
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import AliasChoices, BeforeValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -31,6 +31,12 @@ class TlsSettings(BaseSettings):
         "off",
         alias="HEADGATE_TLS_SELF_SIGNED",
         description="TLS with a certificate of the gateway's own, made in the data folder",
+    )
+    http2: Literal["on", "off"] = Field(
+        "off",
+        alias="HEADGATE_HTTP2",
+        validation_alias=AliasChoices("HEADGATE_HTTP2", "HTTP2"),
+        description="HTTP/2 beside HTTP/1.1: by ALPN over TLS, to clients that know without; also read from HTTP2",
     )
 
     @property

@@ -90,7 +90,19 @@ BRIDGE_MODULES = {
 }
 
 # Neither deciding nor waiting knows who asks.
-EDGE_ALONE = {"cyclopts", "h11", "httptools", "hypercorn", "quart", "quart_trio", "rich", "trio_websocket", "wsproto"}
+EDGE_ALONE = {
+    "cyclopts",
+    "h11",
+    "h2",
+    "httptools",
+    "hypercorn",
+    "hyperframe",
+    "quart",
+    "quart_trio",
+    "rich",
+    "trio_websocket",
+    "wsproto",
+}
 
 # Actors know each other only through what makes them a tree.
 ACTOR_INFRASTRUCTURE = {

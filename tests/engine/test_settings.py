@@ -93,7 +93,7 @@ def test_the_command_line_wins_over_the_environment(monkeypatch: pytest.MonkeyPa
     assert (sources["host"], sources["stream"]) == ("environment", "default")
 
 
-@pytest.mark.parametrize("name", [name for name in Settings.model_fields if name.upper() not in OURS])
+@pytest.mark.parametrize("name", [name for name in Settings.model_fields if name.upper() not in [*OURS, "HTTP2"]])
 def test_a_variable_by_another_name_is_not_ours(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """HOST and DATA are set on many machines and mean something else there."""
     before = load_settings()
@@ -105,7 +105,10 @@ def test_a_variable_by_another_name_is_not_ours(monkeypatch: pytest.MonkeyPatch,
 
 @pytest.mark.parametrize(
     ("also", "ours", "field", "text", "value"),
-    [("SERVER_PORT", "PORT", "port", "81", 81), ("SERVER_ENV", "SNAPFS_ENV", "environment", "prod", "prod")],
+    [
+        ("SERVER_PORT", "PORT", "port", "81", 81),
+        ("SERVER_ENV", "SNAPFS_ENV", "environment", "prod", "prod"),
+    ],
 )
 def test_another_gateways_name_of_a_variable_is_known(
     monkeypatch: pytest.MonkeyPatch, also: str, ours: str, field: str, text: str, value: object
@@ -120,6 +123,15 @@ def test_another_gateways_name_of_a_variable_is_known(
         monkeypatch.delenv(ours)
         monkeypatch.setenv(also, "x")
         assert refusal().startswith(f"{ours} or {also}: ")
+
+
+def test_http2_is_off_and_has_a_short_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """HTTP2=on says what everybody would guess; our own name wins over it."""
+    assert load_settings().http2 == "off"
+    monkeypatch.setenv("HTTP2", "on")
+    assert load_settings().http2 == "on"
+    monkeypatch.setenv("HEADGATE_HTTP2", "off")
+    assert load_settings().http2 == "off"
 
 
 def test_an_empty_second_port_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,6 +164,7 @@ MALFORMED: dict[str, list[str]] = {
     "SNAPFS_CACHE_TTL": ["0", "-1", "1.5", "31536001", "1d"],
     "HEADGATE_CATALOG": ["yes", "", "ON"],
     "HEADGATE_TLS_SELF_SIGNED": ["yes", "", "ON"],
+    "HEADGATE_HTTP2": ["yes", "", "h2c"],
     "DATABASE_URL": ["mysql://a/b", "a:5432", "http://a"],
     "DB_PORT": ["0", "65536", "x"],
     "HEADGATE_CACHE_MIB": ["0", "-5", "x"],

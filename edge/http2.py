@@ -1,0 +1,51 @@
+"""HTTP/2: what all connections of a process share.
+
+Rules of the file:
+- HTTP/2 is another way in, nothing else: requests are answered by the route table, behind its guard, with its limits,
+  logs and figures, as on the lanes.
+- Off unless it is asked for. Over TLS it is agreed on by ALPN; without TLS the client must know (its preface is the
+  first thing it sends); the upgrade from HTTP/1.1 is never offered.
+- WebSockets are not offered over it (RFC 8441): clients open a connection of HTTP/1.1 for them.
+"""
+
+import structlog
+import trio
+
+from edge.express import Connection
+from edge.http2_session import Session
+from edge.routes import RouteTable
+from engine.http2_floods import ENHANCE_YOUR_CALM
+
+log = structlog.get_logger("http2")
+
+
+class Http2:
+    """Serves connections that speak HTTP/2.
+
+    Args:
+        table: the routes.
+        draining: set when the gateway goes.
+        most_streams: requests at once, of all connections; one more is refused, which tells a client to try again.
+    """
+
+    def __init__(self, table: RouteTable, draining: trio.Event, most_streams: int) -> None:
+        self.table = table
+        self.draining = draining
+        self.most_streams = most_streams
+        self.streams = 0
+        self.counts = table.metrics.http2
+
+    async def serve(self, connection: Connection, begun: bytes) -> None:
+        """Serve a connection to its end.
+
+        Args:
+            connection: the connection; whoever accepted it closes it.
+            begun: what was received of it already.
+        """
+        self.counts["connections"] += 1
+        await Session(self, connection, begun).run()
+
+    def note_end(self, code: int, detail: str, peer: str) -> None:
+        """Note that a connection was ended for what its client did."""
+        self.counts["calmed" if code == ENHANCE_YOUR_CALM else "broken"] += 1
+        log.info("connection ended", peer=peer, code=code, detail=detail)
