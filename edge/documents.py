@@ -35,6 +35,7 @@ from edge.routes import Route, SocketRoute
 from edge.shapes import Answer, Body, Channel, Operation, Parameter, Shape
 from engine.errors import KINDS, Situation
 from engine.identity import Scope
+from engine.limits import policy_names
 
 TWINS: Final = "twins under /api"
 ALIAS: Final = "/api"
@@ -59,12 +60,23 @@ EVERY_ROUTE: Final = ("request.malformed", "request.target-too-long", "request.h
 """What any request may be refused with before its route is looked at."""
 ANY_TIME: Final = ("server.broken", "server.too-many-connections", "server.draining")
 _SOCKET_ERRORS: Final = ("identity.bad-origin",)
+_COME_BACK: Final = frozenset({Situation.UNAVAILABLE, Situation.UNKNOWN})
+_RETRY_AFTER: Final = {"description": "seconds", "schema": {"type": "integer", "minimum": 1}}
+_LIMIT_HEADERS: Final = {
+    "RateLimit-Policy": {
+        "description": "the policies that hold here: quota, window in seconds or `qu`",
+        "schema": {"type": "string"},
+    },
+    "RateLimit": {"description": "what is left of them, and seconds until all is", "schema": {"type": "string"}},
+}
 _REFERENCE: Final = "#/components/schemas/{name}"
 _TEXT: Final = """One listener, two lanes, one table of routes: this document and the gateway's answers come from it.
 
 `GET` answers `HEAD` as well. Errors are `application/problem+json` (RFC 9457) with a stable `code`, an `outcome`
 (`refused`: change something; `unavailable`: nothing happened, try again; `unknown`: it may or may not have happened;
 `broken`: our bug) and the `request_id`, which every answer carries as `X-Request-Id`; a client's own is kept.
+`x-headgate-limits` names the policies that hold for an operation where they are switched on; answers that were counted
+carry `RateLimit-Policy` and `RateLimit`.
 WebSockets are described in `/asyncapi.json`."""
 
 
@@ -199,11 +211,14 @@ def _operation(route: Route, operation: Operation | None, schemas: _Schemas) -> 
         if status in value["responses"]:
             value["responses"][status]["description"] += f" Or: {answer['description']}"
             value["responses"][status].setdefault("content", {}).update(answer["content"])
+            value["responses"][status].setdefault("headers", {}).update(answer.get("headers", {}))
         else:
             value["responses"][status] = answer
     if scope is not None:
         value["security"] = [{"key": []}, {"bearer": []}]
         value["x-headgate-scope"] = scope
+    if policies := policy_names(scope, route.limits):
+        value["x-headgate-limits"] = list(policies)
     return value
 
 
@@ -266,7 +281,12 @@ def _problem_answer(text: str, codes: Sequence[str]) -> dict[str, Any]:
     schema: dict[str, Any] = {"$ref": _REFERENCE.format(name="Problem")}
     if codes:
         schema["properties"] = {"code": {"enum": list(codes)}}
-    return {"description": text, "content": {PROBLEM: {"schema": schema}}}
+    answer: dict[str, Any] = {"description": text, "content": {PROBLEM: {"schema": schema}}}
+    if any(KINDS[one].situation in _COME_BACK for one in codes):
+        answer["headers"] = {"Retry-After": _RETRY_AFTER}
+    if "limits.exceeded" in codes:
+        answer["headers"] |= _LIMIT_HEADERS
+    return answer
 
 
 def _problem() -> dict[str, Any]:

@@ -231,13 +231,17 @@ class Connection:
             begin=begin,
             wait_left=self._wait_left,
         )
-        response = await respond(self._table, request)
-        if streamed is not None and streamed.response is not None:
-            return await streamed.end(response)
-        stays = head.keep_alive and not response.close and not self._unread and not self._is_draining()
-        lines = lines_of(request.judgements) if request.judgements else b""
-        is_head = head.method == "HEAD"
-        await self._send(encode_response(response, request_id, stays=stays, head_only=is_head, lines=lines))
+        try:
+            response = await respond(self._table, request)
+            if streamed is not None and streamed.response is not None:
+                return await streamed.end(response)
+            stays = head.keep_alive and not response.close and not self._unread and not self._is_draining()
+            lines = lines_of(request.judgements) if request.judgements else b""
+            is_head = head.method == "HEAD"
+            await self._send(encode_response(response, request_id, stays=stays, head_only=is_head, lines=lines))
+        finally:
+            if request.hold is not None:
+                request.hold.release()
         if not stays and self._unread:
             await self._linger()
         return stays

@@ -26,9 +26,12 @@ from edge.handover import send_in_pieces
 from edge.normaliser import Head
 from edge.responses import request_id_of
 from engine.errors import Fault, Refused
+from engine.slots import Hold
 
 ADMITTED: Final = "headgate.admitted"
 """Where the application finds who asks, in the state of its request."""
+GATE: Final = "headgate.gate"
+"""Where it finds the gate that its request came through, in the same state."""
 MOST_BODY_BYTES: Final = 8 * 1024 * 1024
 _NOT_PASSED_ON: Final = frozenset(
     {
@@ -57,7 +60,8 @@ class Gate(trio.abc.HalfCloseableStream):
     """
 
     def __init__(self, connection: Connection, head: Head, admit: Callable[[Head, str], Awaitable[Passed]]) -> None:
-        self.state: dict[str, Any] = {}
+        self.state: dict[str, Any] = {GATE: self}
+        self._hold: Hold | None = None
         self._admit = admit
         self.socket = connection.stream.socket
         self._connection = connection
@@ -78,6 +82,7 @@ class Gate(trio.abc.HalfCloseableStream):
 
     def answered(self) -> None:
         """Note that the answer is complete."""
+        self._release()
         self._answered.set()
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
@@ -102,8 +107,24 @@ class Gate(trio.abc.HalfCloseableStream):
         self._end()
 
     def _end(self) -> None:
+        self._release()
         self._is_closed = True
         self._answered.set()
+
+    def begin(self) -> None:
+        """Note that the request has reached the application, which holds from now on what it holds."""
+        self._hold = None
+
+    def end(self, hold: Hold | None) -> None:
+        """Note that the application has its answer: what it held is given back when that is out, or its client gone."""
+        self._hold = hold
+        if self._is_closed:
+            self._release()
+
+    def _release(self) -> None:
+        hold, self._hold = self._hold, None
+        if hold is not None:
+            hold.release()
 
     async def _next_request(self) -> bytes:
         if self._is_closed:
@@ -121,9 +142,11 @@ class Gate(trio.abc.HalfCloseableStream):
         self.state.pop(ADMITTED, None)
         try:
             if head.length != 0:
-                self.state[ADMITTED] = await self._admit(head, connection.peer)
+                passed = self.state[ADMITTED] = await self._admit(head, connection.peer)
+                self._hold = passed.hold
             body = await connection.read_body(head, MOST_BODY_BYTES)
         except Fault as fault:
+            self._release()
             await connection.refuse(fault, head.path)
             return b""
         self._answered = trio.Event()

@@ -23,6 +23,7 @@ from engine.errors import Refused
 from engine.identity import NOBODY, OPEN, Kind, Principal, Scope
 from engine.limits import Judgement, address_of
 from engine.settings_identity import is_loopback
+from engine.slots import Hold
 
 BEARER_PROTOCOL: Final = "headgate.bearer"
 """The subprotocol that a page offers beside `headgate.bearer.<token>`, because browsers want one chosen."""
@@ -39,10 +40,12 @@ class Passed(NamedTuple):
     Args:
         principal: who asks.
         judgements: how much more they may ask, which their answer says.
+        hold: what is given back when the request is over, None where nothing; whoever is given this sees to it.
     """
 
     principal: Principal
     judgements: Sequence[Judgement] = ()
+    hold: Hold | None = None
 
 
 _OPEN: Final = Passed(OPEN)
@@ -86,7 +89,7 @@ class Guard:
             headers: names in lower case to values.
             peer: the connection's other end.
             scope: what the route asks for, None when it is public.
-            limits: policies of the route, beside those of its scope.
+            limits: policies of the route, beside those of its scope; of requests a window, or at once.
 
         Raises:
             Refused: it may not; 401 or 403.
@@ -112,11 +115,14 @@ class Guard:
         if limiter is None or (scope is None and not limits):
             return passed
         policies = limiter.find_for(scope, limits)
-        if not policies:
+        slots = limiter.find_slots(limits) if limits else ()
+        if not policies and not slots:
             return passed
         principal = passed.principal
         is_known = principal.kind is not Kind.OPEN
         who = f"p:{principal.subject}" if is_known else f"a:{self._address(headers, peer)}"
+        if slots:
+            return Passed(principal, *await limiter.take_slots(slots, policies, who))
         return Passed(principal, await limiter.take(policies, who))
 
     def _recall(self, headers: dict[str, str]) -> Principal | None:

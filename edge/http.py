@@ -15,6 +15,7 @@ import trio
 from engine.errors import Refused
 from engine.identity import NOBODY, Principal
 from engine.limits import Judgement
+from engine.slots import Hold
 from engine.trace import Trace
 
 JSON: Final = "application/json"
@@ -47,6 +48,7 @@ class Request:
         judgements: how much more they may ask, which the answer says.
         principal: who asks; the guard says so before a handler sees the request.
         trace: where it is traced; None on the express lane where the client asked for none.
+        hold: slots that it holds; the lane that serves it gives them back after its answer, whatever becomes of it.
     """
 
     method: str
@@ -63,6 +65,7 @@ class Request:
     told: dict[str, str] = field(default_factory=dict)
     judgements: Sequence[Judgement] = ()
     trace: Trace | None = None
+    hold: Hold | None = None
 
     def parameters(self) -> dict[str, str]:
         """Give the query's parameters; the last of a repeated one wins.

@@ -23,6 +23,7 @@ from prometheus_client.openmetrics import exposition as openmetrics
 from edge.catalog import catalog_metrics
 from edge.health_metrics import health_metrics
 from edge.http import Request, Response, json_response
+from edge.limits_metrics import limit_metrics
 from edge.stream_metrics import stream_metrics
 from engine.gaps import REASONS
 from engine.metrics import HTTP2_EVENTS
@@ -188,6 +189,7 @@ class NodeCollector:
         known.add_metric(["recognised"], node.identity.counts.recognised)
         known.add_metric(["refused"], node.identity.counts.refused)
         yield known
+        yield from limit_metrics(node.limits)
         actors = GaugeMetricFamily("headgate_actors", "Live actors, by their parent.", labels=["parent"])
         restarts = CounterMetricFamily("headgate_actor_restarts", "Falls of an actor.", labels=["actor"])
         for actor in node.root.children.values():

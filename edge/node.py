@@ -17,6 +17,7 @@ from actors.hashes import HashCache
 from actors.health import Health
 from actors.identity import Authenticator
 from actors.ingest import Publisher
+from actors.limits import Limiter
 from actors.postgres import Databases
 from actors.pulls import Pulls
 from actors.query import Queries
@@ -50,6 +51,7 @@ class Node:
         query: answers SQL over the catalog, None where there is no catalog.
         catalog: keeps files in PostgreSQL, None where there is no catalog.
         identity: knows who asks.
+        limits: counts how much they ask, None where nothing is limited.
     """
 
     settings: Settings
@@ -70,3 +72,4 @@ class Node:
     query: Queries | None
     catalog: Catalog | None
     identity: Authenticator
+    limits: Limiter | None

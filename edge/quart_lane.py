@@ -29,7 +29,7 @@ from quart.wrappers.response import DataBody
 from quart_trio import QuartTrio
 
 from edge.express import Connection
-from edge.gate import ADMITTED, MOST_BODY_BYTES, Gate
+from edge.gate import ADMITTED, GATE, MOST_BODY_BYTES, Gate
 from edge.guard import Passed
 from edge.http import Request, Response
 from edge.normaliser import MAX_HEAD_BYTES, Head, check_head
@@ -179,7 +179,15 @@ def _make_app(table: RouteTable) -> QuartTrio:
         request = Request(
             head.method, head.path, head.query, head.headers, client[0] if client else "", request_id, _read_body
         )
-        response = await respond(table, request, cast("Any", quart_request.scope)["state"].get(ADMITTED))
+        state = cast("Any", quart_request.scope)["state"]
+        gate: Gate = state[GATE]
+        admitted: Passed | None = state.get(ADMITTED)
+        request.hold = None if admitted is None else admitted.hold
+        gate.begin()
+        try:
+            response = await respond(table, request, admitted)
+        finally:
+            gate.end(request.hold)
         answered = QuartResponse(DataBody(response.body), response.status, content_type=response.content_type)
         told = {**SECURITY, **headers_of(request.judgements), **response.headers, "x-request-id": request_id}
         for name, value in told.items():

@@ -27,6 +27,7 @@ from edge.sockets import Negotiated, Session
 from engine.deadlines import Deadlines
 from engine.errors import Fault, Refused
 from engine.identity import NOBODY, Scope
+from engine.limits import headers_of
 from engine.metrics import Metrics
 from engine.request_log import RequestLog
 from engine.trace import NEW_DIGITS, TRACE_HEADER, trace_of
@@ -53,7 +54,7 @@ class Route:
         summary: one line for the documents.
         admit: refuses before the body is read, None when everything is admitted.
         scope: what a caller needs, None when the route is public.
-        limits: names of policies that hold here, beside those of the scope.
+        limits: names of policies that hold here, beside those of the scope: of requests a window, or at once.
     """
 
     method: str
@@ -250,7 +251,10 @@ async def _handle(table: RouteTable, route: Route, request: Request, admitted: P
         request.trace = trace_of(brought, token_hex(NEW_DIGITS // 2))
         request.told[TRACE_HEADER] = request.trace.text
     passed = admitted or await table.admit(request.method, request.headers, request.peer, route)
-    request.principal, request.judgements = passed
+    request.principal, request.judgements, request.hold = passed
+    if request.hold is not None:  # what is told of slots goes with the headers, and the rest with it
+        request.told |= headers_of(request.judgements, request.hold.states)
+        request.judgements = ()
     if "{" in route.path:
         request.path_parameters = route.parameters_of(request.path)
         if (durable := request.path_parameters.get("durable")) is not None:

@@ -209,6 +209,7 @@ async def serve(settings: Settings, *, task_status: trio.TaskStatus[str] = trio.
                     queries,
                     catalog,
                     guard.authenticator,
+                    guard.limiter,
                 )
                 async with trio.open_nursery() as drivers:
                     drivers.start_soon(partial(supervise, root, "log", keeper.run_connection))

@@ -85,6 +85,7 @@ def make_table(node: Node, guard: Guard) -> RouteTable:
                 "ingest:write",
                 "Put events on the log",
                 node.ingest.check_room,
+                limits=("ingests",),
             )
         )
         routes.append(
@@ -111,6 +112,7 @@ def make_table(node: Node, guard: Guard) -> RouteTable:
                 "query:sql",
                 "SQL over the catalog's views",
                 may_query,
+                limits=("running-queries",),
             )
         )
         routes += [

@@ -19,6 +19,7 @@ from math import ceil
 from typing import Final, NamedTuple
 
 from engine.identity import Scope
+from engine.slots import SlotState
 
 MICROS: Final = 1_000_000
 MOST_BUCKETS: Final = 100_000
@@ -140,43 +141,32 @@ class Buckets:
             self._old.pop(key, None)
 
 
-class Slots:
-    """So many at once.
+POLICY_OF_SCOPE: Final[dict[Scope, str]] = {"query:sql": "queries", "jobs:write": "cache-jobs"}
+"""The policy of the routes that ask for a scope, beside `requests`, which holds wherever there is one."""
+
+
+def policy_names(scope: Scope | None, own: tuple[str, ...]) -> tuple[str, ...]:
+    """Give the names of the policies that hold for a route, whether they are active or not.
 
     Args:
-        name: in headers, problems and metrics.
-        most: how many.
+        scope: what it asks for, None when it is public.
+        own: those that it names itself.
     """
-
-    def __init__(self, name: str, most: int) -> None:
-        self.name = name
-        self.most = most
-        self.taken = 0
-
-    def try_take(self) -> bool:
-        """Take a slot if there is one; whoever took it gives it back."""
-        if self.taken >= self.most:
-            return False
-        self.taken += 1
-        return True
-
-    def give_back(self) -> None:
-        """Give a slot back."""
-        if self.taken <= 0:
-            raise ValueError("a slot is given back that nobody took")
-        self.taken -= 1
-
-    def __str__(self) -> str:
-        """Give it as `RateLimit-Policy` has it."""
-        return f'"{self.name}";q={self.most};qu="concurrent-requests"'
+    if scope is None:
+        return own
+    of_scope = POLICY_OF_SCOPE.get(scope)
+    return (*own, "requests") if of_scope is None else (*own, "requests", of_scope)
 
 
-POLICY_OF_SCOPE: Final[dict[Scope, str]] = {"query:sql": "queries", "jobs:write": "cache-jobs"}
-"""The policy of the routes that ask for a scope, beside the one for every address."""
+def headers_of(judgements: Sequence[Judgement], slots: Sequence[SlotState] = ()) -> dict[str, str]:
+    """Give what a client is told: the draft's two fields for every policy, the old ones for the tightest.
 
-
-def headers_of(judgements: Sequence[Judgement]) -> dict[str, str]:
-    """Give what a client is told: the draft's two fields for every policy, the old ones for the tightest."""
+    Args:
+        judgements: of the policies that count requests.
+        slots: of those that count requests at once.
+    """
+    if slots:
+        return _headers_with_slots(judgements, slots)
     if not judgements:
         return {}
     tightest = min(judgements, key=lambda one: (one.is_allowed, one.remaining_count, -one.reset_us))
@@ -192,6 +182,18 @@ def lines_of(judgements: Sequence[Judgement]) -> bytes:
         reset_s = -(-reset_us // MICROS)
         return policy.lines % (remaining_count, reset_s, remaining_count, reset_s)
     return "".join([f"{name}: {value}\r\n" for name, value in headers_of(judgements).items()]).encode()
+
+
+def _headers_with_slots(judgements: Sequence[Judgement], slots: Sequence[SlotState]) -> dict[str, str]:
+    headers = headers_of(judgements)
+    policies = [headers.get("RateLimit-Policy", ""), *(policy.text for policy, _ in slots)]
+    states = [headers.get("RateLimit", ""), *(f'"{policy.name}";r={left_count}' for policy, left_count in slots)]
+    headers["RateLimit-Policy"] = ", ".join(filter(None, policies))
+    headers["RateLimit"] = ", ".join(filter(None, states))
+    if not judgements:  # the old fields know windows alone, and what has no reset is read as a quota all the same
+        policy, left_count = min(slots, key=lambda one: one.left_count)
+        headers |= {"X-RateLimit-Limit": str(policy.most), "X-RateLimit-Remaining": str(left_count)}
+    return headers
 
 
 def _told(policy: Policy, policies: str, states: str, remaining: str, reset: str) -> dict[str, str]:

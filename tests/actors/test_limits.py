@@ -13,7 +13,9 @@ from engine.bridge import open_bridge
 from engine.errors import Unavailable
 from engine.limits import Policy, headers_of
 from engine.limits_redis import SharedBuckets
+from engine.slots import Hold, SlotPolicy
 from tests.support.redis_server import RedisServer, needs_redis, open_redis_server
+from tests.support.waiting import wait_until
 
 POLICIES = {"tight": Policy("tight", 20, 3600), "wide": Policy("wide", 500, 3600)}
 
@@ -23,7 +25,7 @@ async def count_allowed(limiter: Limiter, times: int, who: str = "a", names: tup
     allowed = 0
     for _ in range(times):
         try:
-            await limiter.take(limiter.find(names), who)
+            await limiter.take_slots(limiter.find_slots(names), limiter.find(names), who)
         except Unavailable:
             continue
         allowed += 1
@@ -35,7 +37,7 @@ async def open_limiters(server: RedisServer, count: int) -> AsyncIterator[list[L
     """Limiters of so many gateways on one Redis."""
     async with open_bridge() as bridge:
         shared = [SharedBuckets(bridge, server.url) for _ in range(count)]
-        yield [Limiter(POLICIES, one) for one in shared]
+        yield [Limiter(POLICIES, one, [SlotPolicy("slots", 1)]) for one in shared]
         for one in shared:
             await one.aclose()
 
@@ -102,11 +104,77 @@ async def test_over_the_limit_it_says_when_to_come_back() -> None:
 
 
 @needs_redis
+async def test_while_redis_is_away_what_was_chosen_happens(tmp_path: Path) -> None:
+    """T19: open lets everything pass, closed refuses with 503 and when to come back; and it counts again afterwards."""
+    async with open_redis_server(tmp_path) as server, open_bridge() as bridge:
+        shared = SharedBuckets(bridge, server.url)
+        is_open = Limiter(POLICIES, shared, fallback="open")
+        closed = Limiter(POLICIES, shared, [SlotPolicy("slots", 5)], fallback="closed")
+        assert await count_allowed(is_open, 30) == 20
+        server.kill()
+        assert await count_allowed(is_open, 30) == 30
+        with pytest.raises(Unavailable) as caught:
+            await closed.take_slots(closed.find_slots(("slots",)), closed.find(("tight",)), "a")
+        assert (caught.value.kind.code, caught.value.kind.status) == ("limits.away", 503)
+        assert closed.statistics().slots == {"slots": (0, 5)}
+        assert await count_allowed(closed, 10, names=("slots",)) == 5  # these need no Redis
+        assert (closed.statistics().is_alone, closed.statistics().alone_requests) == (True, 1)
+        assert (is_open.statistics().failures, is_open.statistics().alone_requests) == (1, 30)
+        await server.start()
+
+        async def answers_again() -> bool:
+            return await count_allowed(closed, 1) == 1 and not closed.statistics().is_alone
+
+        await wait_until(answers_again, "Redis counts again")
+        await shared.aclose()
+
+
+async def test_slots_are_held_until_they_are_given_back() -> None:
+    """One of each policy or none; what is refused by a slot is not counted, and what is counted out keeps no slot."""
+    policies = [SlotPolicy("all", 3), SlotPolicy("each", 2, is_each=True)]
+    limiter = Limiter({"few": Policy("few", 4, 3600)}, None, policies)
+    names = ("few", "all", "each")
+
+    async def take(who: str) -> tuple[dict[str, str], Hold]:
+        judgements, hold = await limiter.take_slots(limiter.find_slots(names), limiter.find(names), who)
+        return headers_of(judgements, hold.states), hold
+
+    told, first = await take("a")
+    assert told["RateLimit-Policy"] == (
+        '"few";q=4;w=3600, "all";q=3;qu="concurrent-requests", "each";q=2;qu="concurrent-requests"'
+    )
+    assert told["RateLimit"] == '"few";r=3;t=900, "all";r=2, "each";r=1'
+    assert told["X-RateLimit-Remaining"] == "3"
+    _, second = await take("a")
+    with pytest.raises(Unavailable) as caught:
+        await take("a")
+    assert caught.value.members["violated-policies"] == ["each"]
+    assert caught.value.headers["RateLimit-Policy"] == told["RateLimit-Policy"]
+    assert caught.value.headers["RateLimit"] == '"all";r=1, "each";r=0'
+    _, third = await take("b")
+    with pytest.raises(Unavailable) as caught:
+        await take("c")
+    assert caught.value.members["violated-policies"] == ["all"]
+    assert limiter.statistics().slots == {"all": (3, 3), "each": (3, 2)}
+    assert limiter.statistics().holders == 3
+    for hold in (first, second, third, first):  # twice is as good as once
+        hold.release()
+    assert await count_allowed(limiter, 9, names=("few",)) == 2  # of four: neither refusal was counted
+    for _ in range(5):
+        with pytest.raises(Unavailable):
+            await take("a")
+    assert limiter.statistics().refused == {"few": 12, "all": 1, "each": 1}
+    assert limiter.statistics().slots == {"all": (0, 3), "each": (0, 2)}
+    assert limiter.statistics().holders == 0
+
+
+@needs_redis
 async def test_cancelled_here_nothing_is_left(tmp_path: Path) -> None:
     """A client that leaves while Redis is asked; the next request is answered."""
     async with open_redis_server(tmp_path) as server, open_limiters(server, 1) as [limiter]:
         for _ in range(20):
             with trio.move_on_after(0):
-                await limiter.take(limiter.find(("wide",)), "a")
+                await limiter.take_slots(limiter.find_slots(("slots",)), limiter.find(("wide",)), "a")
+        assert limiter.statistics().slots == {"slots": (0, 1)}
         assert await count_allowed(limiter, 5) == 5
         assert limiter.error is None

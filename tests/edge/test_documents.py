@@ -21,6 +21,7 @@ from edge.http import Request, Response
 from edge.routes import Lane, Route
 from engine.errors import KINDS
 from engine.events import FileEvent, FileFacts
+from engine.limits import policy_names
 
 ASYNCAPI_SCHEMA = Path(__file__).parents[1] / "support" / "asyncapi" / "3.0.0.json"
 """From the npm package @asyncapi/specs 6.11.1, unchanged."""
@@ -133,6 +134,10 @@ def test_scopes_stand_in_the_document(openapi: dict[str, Any]) -> None:
     for route in bare_table().routes:
         operation = openapi["paths"][route.path][route.method.lower()]
         assert operation.get("x-headgate-scope") == route.scope
+        assert tuple(operation.get("x-headgate-limits", ())) == policy_names(route.scope, route.limits)
+        assert ("RateLimit" in operation["responses"].get("429", {}).get("headers", {})) == bool(
+            policy_names(route.scope, route.limits)
+        )
         assert ("security" in operation) == (route.scope is not None)
         assert ("401" in operation["responses"]) >= (route.scope is not None)
 

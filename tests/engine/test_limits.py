@@ -5,7 +5,7 @@ from fractions import Fraction
 
 import pytest
 
-from engine.limits import MICROS, Buckets, Policy, Slots, address_of, headers_of, lines_of
+from engine.limits import MICROS, Buckets, Policy, address_of, headers_of, lines_of
 
 
 class LeakyBucket:
@@ -85,19 +85,6 @@ def test_a_million_addresses_cost_no_more_than_the_bound() -> None:
             refused += not buckets.take([policy], "a:busy", number)[0].is_allowed
             assert len(buckets) <= 1000
     assert refused > 9000
-
-
-def test_slots_are_given_back() -> None:
-    """No more than there are; giving back what nobody took is a bug."""
-    slots = Slots("uploads", 2)
-    assert [slots.try_take() for _ in range(3)] == [True, True, False]
-    slots.give_back()
-    assert slots.try_take()
-    slots.give_back()
-    slots.give_back()
-    with pytest.raises(ValueError, match="nobody took"):
-        slots.give_back()
-    assert str(slots) == '"uploads";q=2;qu="concurrent-requests"'
 
 
 def test_what_a_client_is_told() -> None:
