@@ -10,6 +10,7 @@ Rules of the file:
 Back-pressure: none here; what may be handed over is bounded by `engine/credit.py`.
 """
 
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Final, NamedTuple
@@ -22,6 +23,7 @@ from engine.log import Verdict
 from engine.settle import Batch, Confirmation, Outstanding
 from engine.settle_book import SettleBook
 from engine.settle_words import BadFrame, Settle, spans_of
+from engine.spans import TellDelivery, TracedBatches
 from engine.stream_v1 import Ready, encode_lost, encode_settled
 
 OWED_MOST: Final = 20_000
@@ -68,6 +70,7 @@ class Desk:
         bury: takes terminated messages to the dead letters, None when they are only terminated.
         nak_delay_ms: for verdicts that name none.
         extends: leases are extended for as long as the agent may hold a batch; without it, only `progress` does.
+        tell_delivery: takes traced batches that are over, None where nobody wants to know.
     """
 
     def __init__(
@@ -81,6 +84,7 @@ class Desk:
         bury: Bury | None = None,
         nak_delay_ms: NakDelay = lambda _: 0,
         extends: bool = True,
+        tell_delivery: TellDelivery | None = None,
     ) -> None:
         self.table = Outstanding()
         self.terms = terms
@@ -94,6 +98,7 @@ class Desk:
         self._bury = bury
         self._nak_delay_ms = nak_delay_ms
         self._extends = extends
+        self._traced = TracedBatches(durable, tell_delivery) if tell_delivery is not None else None
         self._confirmations: set[Confirmation] = set()
         self._owed: list[tuple[str, bytes]] = []
         self._server = log.connection.info.fields.get("server_id")
@@ -102,6 +107,8 @@ class Desk:
     def hand_over(self, batch_id: str, messages: list[Ready], now: float) -> None:
         """Note that a batch goes to the agent."""
         self.table.hand_over(Batch(batch_id, [one.held for one in messages], now))
+        if self._traced is not None:
+            self._traced.hand_over(batch_id, [one.delivery.traces for one in messages], time.time_ns())
 
     def settle(self, words: Settle, now: float) -> BadFrame | None:
         """Do what a settle frame says.
@@ -146,7 +153,7 @@ class Desk:
         if confirmation is not None:
             self._book.late += len(confirmation.late)
             self._maybe_complete(confirmation)
-        self.on_settled(batch)
+        self._note_settled(batch)
         return None
 
     def look_after(self, now: float) -> None:
@@ -158,7 +165,7 @@ class Desk:
             if over:
                 self._book.late += len(over)
                 self._maybe_complete(confirmation)
-                self.on_settled(confirmation.batch)
+                self._note_settled(confirmation.batch)
         for batch in self.table.overdue(now, self.terms.max_lease_s):
             self._take_back(batch, f"held for longer than {self.terms.max_lease_s:g} s, which is the most")
         if self._extends:
@@ -167,6 +174,7 @@ class Desk:
             for batch in list(self.table.batches.values()):
                 if not any(one.is_certain(now) for one in batch.still_held()):
                     self._book.lost += len(self.table.give_up(batch))
+                    self._note_settled(batch, "lost")
 
     def nudge(self) -> None:
         """Look at the connection to the log again: say what is owed; doubt the leases of another server."""
@@ -187,7 +195,7 @@ class Desk:
                 self._book.lost += len(indexes)
                 self._give_back([batch.held[index] for index in indexes])
                 self._tell(encode_lost(batch.id, spans_of(indexes), reason))
-                self.on_settled(batch)
+                self._note_settled(batch, "lost")
         self._owed = []
 
     def close(self) -> None:
@@ -196,8 +204,15 @@ class Desk:
             return
         self._is_open = False
         self._give_back(list(self.table.held()))
+        if self._traced is not None:
+            self._traced.end_all("given back", time.time_ns())
 
     # ------------------------------------------------------------------ inside
+
+    def _note_settled(self, batch: Batch, outcome: str = "settled") -> None:
+        if self._traced is not None and not batch.left:
+            self._traced.end(batch.id, outcome, time.time_ns())
+        self.on_settled(batch)
 
     def _say(self, words: list[tuple[str, bytes]]) -> None:
         if words and not self._log.say_nowait(words):
@@ -251,7 +266,7 @@ class Desk:
         if self._is_open:
             spans = [spans_of(one) for one in (confirmation.confirmed, confirmation.late, confirmation.failed)]
             self._tell(encode_settled(confirmation.batch.id, *spans))
-            self.on_settled(confirmation.batch)
+            self._note_settled(confirmation.batch)
 
     def _terminate(self, bury: Bury, batch: Batch, index: int, reason: str, confirmation: Confirmation | None) -> None:
         held = batch.held[index]
@@ -274,7 +289,7 @@ class Desk:
         self._book.lost += len(indexes)
         self._give_back([batch.held[index] for index in indexes])
         self._tell(encode_lost(batch.id, spans_of(indexes), reason))
-        self.on_settled(batch)
+        self._note_settled(batch, "lost")
 
 
 def _nak(delay_ms: int) -> bytes:

@@ -30,6 +30,7 @@ from engine.leases import LeaseTerms
 from engine.log import pending_after
 from engine.settle_book import SettleBook
 from engine.settle_words import BadFrame, Settle, Span
+from engine.spans import TellDelivery
 from engine.stream_v1 import Facts, Gap, Options, Ready
 
 MOST_PULLS: Final = 256
@@ -73,6 +74,7 @@ class Terms(Protocol):
     nak_delay_ms: NakDelay
     bury: Callable[[str, int, int, str], Awaitable[bool]] | None
     find_gaps: Callable[[str, list[Ready]], Awaitable[list[Gap]]] | None
+    tell_delivery: TellDelivery | None
 
     def terms(self, facts: Facts, max_lease_s: float | None) -> LeaseTerms:
         """Say what holds about leases for one agent."""
@@ -278,6 +280,7 @@ class Pulls:
                 bury=bury,
                 nak_delay_ms=streams.nak_delay_ms,
                 extends=False,
+                tell_delivery=streams.tell_delivery,
             )
         return counter.desk
 

@@ -8,6 +8,7 @@ Rules of the file:
 Back-pressure: waits; the gateway buffers two batches of at most `BATCH_BYTES` for each agent.
 """
 
+import time
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -23,6 +24,7 @@ from engine.log_control import LogControl
 from engine.names import check_subject_name, check_token, is_covered
 from engine.nats_wire import Message, WireError
 from engine.settle_book import SettleBook
+from engine.spans import TellDelivery, TracedBatches
 from engine.stream import BATCH_BYTES, MOST_BATCH, PATIENCE_S, BatchWindow
 
 WAIT_S: Final = 30.0
@@ -55,6 +57,7 @@ class Consumer:
         self._ended: PullStatus | None = None
         self._news = trio.Event()
         self._owed: list[Delivery] = []
+        self.traced: TracedBatches | None = None
         self._inbox = log.connection.subscribe(self._take)
 
     async def next_batch(self) -> list[Delivery]:
@@ -82,12 +85,15 @@ class Consumer:
     def hand_over(self, batch_id: str, deliveries: list[Delivery], now: float) -> None:
         """Note that a batch goes to the agent."""
         self.window.hand_over(batch_id, deliveries, now)
+        if self.traced is not None:
+            self.traced.hand_over(batch_id, [one.traces for one in deliveries], time.time_ns())
         self.settled = trio.Event()
         self.handed.set()
 
     def settle(self, verdict: Verdict, now: float) -> None:
         """Answer the log for the whole batch in the agent's hands."""
         held = self.window.release(now)
+        self._end_traced("settled" if verdict is Verdict.ACK else "given back")
         if held and not self._log.settle_nowait(held, verdict) and verdict is Verdict.ACK:
             self._owed = held  # said again once the log is back; until then it may deliver them again
         self.handed = trio.Event()
@@ -110,6 +116,7 @@ class Consumer:
 
     def close(self, now: float) -> None:
         """Stop pulling and give back at once whatever is held."""
+        self._end_traced("given back")
         self._inbox.close()
         self._give_back(deque(self.window.release(now)))
         self._give_back(self._arrived)
@@ -117,6 +124,7 @@ class Consumer:
 
     def forget(self, now: float) -> None:
         """Take everything from the agent and give it back, because its durable was moved; it is served on."""
+        self._end_traced("given back")
         self._inbox.close()  # first, or the log would deliver again to this very inbox
         self._inbox = self._log.connection.subscribe(self._take)
         self._left = 0
@@ -144,6 +152,10 @@ class Consumer:
                 break
             batch.append(arrived.popleft())
         return batch
+
+    def _end_traced(self, outcome: str) -> None:
+        if self.traced is not None:
+            self.traced.end_all(outcome, time.time_ns())
 
     def _give_back(self, deliveries: deque[Delivery]) -> None:
         if deliveries:
@@ -231,6 +243,8 @@ class Streams:
         self._max_lease_s = max_lease_s
         self._actor = actor
         self._consumers: set[Consumer] = set()
+        self.tell_delivery: TellDelivery | None = None
+        """Takes traced batches that are out of an agent's hands; None where nobody wants to know."""
         log.connection.watchers.append(self._nudge)
 
     def check(self, subject: str, durable: str, count: int) -> None:
@@ -269,6 +283,8 @@ class Streams:
         Closes: the consumer, on leaving; what it held goes back at once.
         """
         consumer = Consumer(self._log, self._stream, durable, count, self._book)
+        if self.tell_delivery is not None:
+            consumer.traced = TracedBatches(durable, self.tell_delivery)
         with self._actor.child(durable, lambda: Mailbox(len(consumer.window), count)):
             self._consumers.add(consumer)
             try:

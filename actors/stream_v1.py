@@ -34,6 +34,7 @@ from engine.log import ConsumerPlan, StoredMessage
 from engine.log_control import LogControl
 from engine.names import check_subject_name, check_token, is_covered
 from engine.settle_book import SettleBook
+from engine.spans import TellDelivery
 from engine.stream_v1 import Facts, Gap, Options, Ready
 
 EPHEMERAL_S: Final = 900.0
@@ -100,6 +101,8 @@ class LeasedStreams:
         self.find_gaps = find_gaps
         self.gave_back: GaveBack = lambda _, __: None
         self.gaps = 0
+        self.tell_delivery: TellDelivery | None = None
+        """Takes traced batches that are out of an agent's hands; None where nobody wants to know."""
         self.log = log
         self.stream = stream
         self.control = control
@@ -201,7 +204,16 @@ class LeasedStreams:
         outbox = Outbox()
         burier = Burier(self.bury) if self.bury is not None else None
         bury = burier.bury_nowait if burier is not None else None
-        desk = Desk(self.log, name, terms, outbox.put, self.book, bury=bury, nak_delay_ms=self.nak_delay_ms)
+        desk = Desk(
+            self.log,
+            name,
+            terms,
+            outbox.put,
+            self.book,
+            bury=bury,
+            nak_delay_ms=self.nak_delay_ms,
+            tell_delivery=self.tell_delivery,
+        )
         puller = Puller(
             self.log,
             self.stream,

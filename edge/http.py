@@ -49,6 +49,7 @@ class Request:
         principal: who asks; the guard says so before a handler sees the request.
         trace: where it is traced; None on the express lane where the client asked for none.
         hold: slots that it holds; the lane that serves it gives them back after its answer, whatever becomes of it.
+        is_told: a collector hears of it.
     """
 
     method: str
@@ -66,6 +67,7 @@ class Request:
     judgements: Sequence[Judgement] = ()
     trace: Trace | None = None
     hold: Hold | None = None
+    is_told: bool = False
 
     def parameters(self) -> dict[str, str]:
         """Give the query's parameters; the last of a repeated one wins.

@@ -4,6 +4,7 @@ Source: S0.6 to S0.9, S0.27 (wire).
 """
 
 import re
+from time import time_ns
 from typing import Final
 
 import orjson
@@ -11,7 +12,7 @@ import orjson
 from edge.bodies import read_decoded_body
 from edge.http import Request, Response
 from edge.node import Node
-from engine.errors import Refused
+from engine.errors import Fault, Refused
 from engine.events import MAX_BODY_BYTES, decode_event_lines, decode_events
 from engine.names import check_subject_name, is_covered
 
@@ -31,8 +32,17 @@ async def post_ingest(node: Node, request: Request) -> Response:
     count = len(batch.events)
     if not count:
         return _answer(0, subject, node.settings.stream, None, duplicate=False, durability=node.health.durability)
-    trace = request.trace.text if request.trace is not None and request.trace.is_brought else ""
-    stored = await node.ingest.publish(subject, batch, key, trace)
+    trace = request.trace if request.trace is not None and (request.trace.is_brought or request.is_told) else None
+    began_ns = time_ns() if request.is_told else 0
+    try:
+        stored = await node.ingest.publish(subject, batch, key, "" if trace is None else trace.text)
+    except Fault as fault:
+        if began_ns and node.spans is not None and trace is not None:
+            node.spans.tell_publish(trace, subject, count, began_ns, fault.kind.code)
+        raise
+    if began_ns and node.spans is not None and trace is not None:
+        outcome = "duplicate" if stored.duplicate else "stored"
+        node.spans.tell_publish(trace, subject, count, began_ns, outcome, stored.sequence)
     await node.hashes.learn(batch.events)
     return _answer(
         count, subject, stored.stream, stored.sequence, duplicate=stored.duplicate, durability=node.health.durability

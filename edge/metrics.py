@@ -190,6 +190,11 @@ class NodeCollector:
         known.add_metric(["refused"], node.identity.counts.refused)
         yield known
         yield from limit_metrics(node.limits)
+        if node.spans is not None:
+            told = CounterMetricFamily("headgate_spans", "Spans, by what became of them.", labels=["outcome"])
+            for outcome in ("exported", "failed", "dropped"):
+                told.add_metric([outcome], getattr(node.spans.counts, outcome))
+            yield told
         actors = GaugeMetricFamily("headgate_actors", "Live actors, by their parent.", labels=["parent"])
         restarts = CounterMetricFamily("headgate_actor_restarts", "Falls of an actor.", labels=["actor"])
         for actor in node.root.children.values():

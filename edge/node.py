@@ -21,6 +21,7 @@ from actors.limits import Limiter
 from actors.postgres import Databases
 from actors.pulls import Pulls
 from actors.query import Queries
+from actors.spans import Spans
 from actors.stream import Streams
 from actors.stream_v1 import LeasedStreams
 from actors.tree import Actor
@@ -52,6 +53,7 @@ class Node:
         catalog: keeps files in PostgreSQL, None where there is no catalog.
         identity: knows who asks.
         limits: counts how much they ask, None where nothing is limited.
+        spans: tells a collector, None where nobody listens.
     """
 
     settings: Settings
@@ -73,3 +75,4 @@ class Node:
     catalog: Catalog | None
     identity: Authenticator
     limits: Limiter | None
+    spans: Spans | None = None

@@ -19,6 +19,7 @@ from time import perf_counter
 import structlog
 import trio
 
+from actors.spans import Spans
 from edge.cors import answer_preflight, cors_headers, is_preflight
 from edge.guard import Guard, Passed
 from edge.http import Handler, Request, Response
@@ -29,7 +30,8 @@ from engine.errors import Fault, Refused
 from engine.identity import NOBODY, Scope
 from engine.limits import headers_of
 from engine.metrics import Metrics
-from engine.request_log import RequestLog
+from engine.request_log import PROBES, RequestLog
+from engine.spans import Attribute
 from engine.trace import NEW_DIGITS, TRACE_HEADER, trace_of
 
 log = structlog.get_logger("routes")
@@ -99,6 +101,7 @@ class RouteTable:
     guard: Guard | None = None
     lines: RequestLog = field(default_factory=RequestLog)
     deadlines: Deadlines = field(default_factory=Deadlines)
+    spans: Spans | None = None
     _found: dict[tuple[str, str], Route] = field(default_factory=dict)
     _allowed: dict[str, list[str]] = field(default_factory=dict)
     _lanes: dict[str, Lane] = field(default_factory=dict)
@@ -239,6 +242,10 @@ async def respond(table: RouteTable, request: Request, admitted: Passed | None =
         response.headers = {**request.told, **response.headers}
     ended_s = perf_counter()
     table.metrics.count_request(label, request.method, response.status, ended_s - began_s)
+    if table.spans is not None and request.is_told and request.trace is not None:
+        facts: dict[str, Attribute] = {"headgate.lane": lane.value, "headgate.request_id": request.request_id}
+        facts["user.id"] = request.principal.subject
+        table.spans.tell_request(request.trace, label, request.method, response.status, ended_s - began_s, facts)
     if table.lines.wants(label, response.status, is_express=lane is Lane.EXPRESS, second=int(ended_s)):
         _write_line(table.lines, label, request, response.status, ended_s - began_s)
     return response
@@ -247,9 +254,8 @@ async def respond(table: RouteTable, request: Request, admitted: Passed | None =
 async def _handle(table: RouteTable, route: Route, request: Request, admitted: Passed | None) -> Response:
     """Have a route's handler answer, once the guard lets the request pass."""
     brought = request.headers.get(TRACE_HEADER)
-    if brought is not None or route.lane is Lane.QUART:
-        request.trace = trace_of(brought, token_hex(NEW_DIGITS // 2))
-        request.told[TRACE_HEADER] = request.trace.text
+    if brought is not None or route.lane is Lane.QUART or table.spans is not None:
+        _trace(table, request, route, brought)
     passed = admitted or await table.admit(request.method, request.headers, request.peer, route)
     request.principal, request.judgements, request.hold = passed
     if request.hold is not None:  # what is told of slots goes with the headers, and the rest with it
@@ -262,6 +268,21 @@ async def _handle(table: RouteTable, route: Route, request: Request, admitted: P
     if route.admit is not None:
         route.admit()
     return await route.handler(request)
+
+
+def _trace(table: RouteTable, request: Request, route: Route, brought: str | None) -> None:
+    """Continue the caller's trace or begin one, and decide whether a collector hears of it.
+
+    On the express lane a trace begins only where somebody hears of it; of probes nobody does, unless their caller does.
+    """
+    trace = trace_of(brought, token_hex(NEW_DIGITS // 2))
+    if table.spans is not None:
+        is_wanted = trace.is_brought or route.path not in PROBES
+        request.is_told = is_wanted and table.spans.sampling.takes(trace)
+        trace = trace.marked(is_told=request.is_told)
+    if brought is not None or route.lane is Lane.QUART or request.is_told:
+        request.trace = trace
+        request.told[TRACE_HEADER] = trace.text
 
 
 def _write_line(lines: RequestLog, label: str, request: Request, status: int, took_s: float) -> None:

@@ -43,6 +43,7 @@ from edge.quart_lane import QuartLane
 from edge.serve_identity import open_identity
 from edge.serve_limits import open_limits
 from edge.serve_postgres import make_catalog, open_databases, open_embedded_postgres
+from edge.serve_spans import open_spans
 from edge.serve_tls import open_certificates
 from edge.table import make_table
 from edge.tls import Certificates
@@ -117,6 +118,7 @@ async def serve(settings: Settings, *, task_status: trio.TaskStatus[str] = trio.
             trio.open_nursery() as children,
             open_bridge() as bridge,
             open_limits(settings, root, bridge, guard),
+            open_spans(settings, root) as spans,
             open_databases(settings, root, bridge, locate_database) as postgres,
         ):
             signals.start_soon(_watch_signals, draining)
@@ -161,6 +163,8 @@ async def serve(settings: Settings, *, task_status: trio.TaskStatus[str] = trio.
 
                 gaps = Gaps(jetstream, control, settings.stream, attached, leased.arrived)
                 leased.gave_back = gaps.gave_back
+                if spans is not None:
+                    streams.tell_delivery = leased.tell_delivery = spans.tell_delivery
                 leased.find_gaps = lambda name, ready: gaps.find(name, [one.delivery for one in ready])
 
                 pulls = Pulls(leased, draining.is_set)
@@ -210,6 +214,7 @@ async def serve(settings: Settings, *, task_status: trio.TaskStatus[str] = trio.
                     catalog,
                     guard.authenticator,
                     guard.limiter,
+                    spans,
                 )
                 async with trio.open_nursery() as drivers:
                     drivers.start_soon(partial(supervise, root, "log", keeper.run_connection))
@@ -251,6 +256,7 @@ async def _listen(
     table = make_table(node, guard)
     table.lines = RequestLog(settings.log_express)
     table.deadlines = settings.deadlines
+    table.spans = node.spans
     quart = QuartLane(table)
     upgrade = partial(upgrade_connection, table, node.draining)
     http2 = Http2(table, node.draining, settings.connections).serve if settings.http2 == "on" else None

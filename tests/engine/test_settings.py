@@ -7,6 +7,7 @@ import pytest
 from engine.deadlines import Deadlines
 from engine.errors import Refused
 from engine.settings import Settings, describe, load_settings, mask_url
+from engine.spans import Sampling
 
 OURS = [field.alias for field in Settings.model_fields.values()]
 
@@ -65,6 +66,9 @@ def test_without_anything_the_defaults_hold() -> None:
         ("DB_HOST", "a", "has_own_database", False),
         ("DB_NAME", "files", "has_own_database", True),
         ("SNAPFS_ENV", "prod", "environment", "prod"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://a:4318/", "spans_url", "http://a:4318/v1/traces"),
+        ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://a:4318/x", "spans_url", "http://a:4318/x"),
+        ("OTEL_TRACES_SAMPLER", "always_off", "sampling", Sampling(0.0, follows_parent=False)),
         ("HEADGATE_DRAIN_S", "0.5", "drain_s", 0.5),
         ("HEADGATE_LOG_LEVEL", "debug", "log_level", "debug"),
     ],
@@ -146,6 +150,15 @@ MALFORMED: dict[str, list[str]] = {
     "SERVER_READ_TIMEOUT": ["", "0", "10s", "nan", "3601"],
     "SERVER_WRITE_TIMEOUT": ["x", "-1", "inf"],
     "SERVER_IDLE_TIMEOUT": ["x", "0.5"],
+    "OTEL_EXPORTER_OTLP_ENDPOINT": ["collector:4318", "grpc://a", "http://"],
+    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": ["collector:4318/v1/traces"],
+    "OTEL_TRACES_EXPORTER": ["jaeger", ""],
+    "OTEL_SDK_DISABLED": ["yes", ""],
+    "OTEL_TRACES_SAMPLER": ["jaeger_remote", ""],
+    "OTEL_TRACES_SAMPLER_ARG": ["x", "-0.1", "1.1", "nan"],
+    "OTEL_BSP_SCHEDULE_DELAY": ["0", "5s"],
+    "OTEL_BSP_MAX_QUEUE_SIZE": ["0", "x"],
+    "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": ["0", "x"],
     "NATS_URL": [
         "http://a",
         "a:4222",
@@ -221,6 +234,7 @@ ANY_TEXT = {
     "HEADGATE_TLS_CERT",  # what the files hold is looked at when the gateway starts: test_tls.py
     "HEADGATE_TLS_KEY",
     "SNAPFS_ENV",
+    "OTEL_SERVICE_NAME",
     "DB_HOST",
     "DB_USER",
     "DB_PASSWORD",

@@ -17,7 +17,7 @@ NEW = "a" * 32 + "b" * 16
 def test_a_callers_trace_goes_on(header: str) -> None:
     """The trace's id and flags stay, the span is ours, the version is the one that we speak."""
     trace = trace_of(header, NEW)
-    assert trace == Trace(TRACE_ID, "b" * 16, "01", True)
+    assert trace == Trace(TRACE_ID, "b" * 16, "01", True, PARENT)
     assert trace.text == f"00-{TRACE_ID}-{'b' * 16}-01"
 
 
