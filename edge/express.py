@@ -235,6 +235,7 @@ class Connection:
             response = await respond(self._table, request)
             if streamed is not None and streamed.response is not None:
                 return await streamed.end(response)
+            self._skip_body(head)
             stays = head.keep_alive and not response.close and not self._unread and not self._is_draining()
             lines = lines_of(request.judgements) if request.judgements else b""
             is_head = head.method == "HEAD"
@@ -245,6 +246,12 @@ class Connection:
         if not stays and self._unread:
             await self._linger()
         return stays
+
+    def _skip_body(self, head: Head) -> None:
+        """Throw away a body that nobody wanted, where it is here already: then the connection can stay."""
+        if self._unread and head.length is not None and len(self._buffer) >= head.length:
+            del self._buffer[: head.length]
+            self._unread = False
 
     async def _wait_left(self) -> None:
         """Wait until the client has closed its end; one that has sent its next request already is taken for present."""

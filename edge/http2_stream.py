@@ -141,13 +141,17 @@ class Stream:
             begin=begin,
             wait_left=self._wait_left,
         )
-        response = await respond(session.table, request)
-        if self._streamed is None:
-            await self._send(response, lines_of(request.judgements))
-        elif response is self._streamed:
-            await self._send_body(b"", ends=True)
-        else:
-            self._reset(_INTERNAL_ERROR)  # so that nobody takes a part for the whole
+        try:
+            response = await respond(session.table, request)
+            if self._streamed is None:
+                await self._send(response, lines_of(request.judgements))
+            elif response is self._streamed:
+                await self._send_body(b"", ends=True)
+            else:
+                self._reset(_INTERNAL_ERROR)  # so that nobody takes a part for the whole
+        finally:
+            if request.hold is not None:
+                request.hold.release()
 
     async def _wait_left(self) -> None:
         self._is_watched = True

@@ -9,6 +9,7 @@ import trio
 
 from tests.support.gateway import Gateway, running_gateway
 from tests.support.http import Answer, Connection, ask, open_connection, post_json
+from tests.support.http2 import open_http2
 from tests.support.ingest import some_events
 from tests.support.waiting import wait_until
 
@@ -27,13 +28,13 @@ def limited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
         "HEADGATE_QUERIES_AT_ONCE": "1",
         "HEADGATE_CATALOG": "on",
     }
-    with running_gateway(tmp_path_factory.mktemp("slots") / "data", env=env) as running:
+    with running_gateway(tmp_path_factory.mktemp("slots") / "data", env=env, args=["--http2"]) as running:
         yield running
 
 
 def of(key: str) -> dict[str, str]:
     """The header of a principal."""
-    return {"X-API-Key": key}
+    return {"x-api-key": key}
 
 
 async def in_use(gateway: Gateway, policy: str) -> float:
@@ -98,6 +99,20 @@ async def test_more_at_once_than_the_policy_are_refused_before_their_body(limite
     await wait_free(limited)
 
 
+async def test_a_refused_request_that_was_whole_keeps_its_connection(limited: Gateway) -> None:
+    """Its body is thrown away, and is never taken for the next request; one whose body is still to come ends it."""
+    smuggled = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+    async with holding(limited, 2), open_connection(limited.url) as connection:
+        for _ in range(3):
+            answer = await connection.request("POST", "/ingest", of(KEY), smuggled)
+            assert (answer.status, answer.header("connection")) == (429, None)
+        assert (await connection.request("GET", "/actors", of(KEY))).status == 200
+        await connection.send(connection.encode("POST", "/ingest", {**of(KEY), "Content-Length": "99"}) + smuggled)
+        answer = await connection.read_answer()
+        assert (answer.status, answer.header("connection")) == (429, "close")
+        assert await connection.read_to_end() == b""
+
+
 async def test_a_slot_is_back_when_its_request_is_answered(limited: Gateway) -> None:
     """Well or not, a hundred times on one connection; what is left is said each time."""
     async with open_connection(limited.url) as connection:
@@ -120,6 +135,26 @@ async def test_a_slot_is_back_when_its_client_goes_away(limited: Gateway, is_res
                 await connection.aclose()
         await wait_free(limited)
         assert (await ingest(limited)).status == 200
+
+
+async def test_streams_of_http_2_hold_and_give_back_as_requests_do(limited: Gateway) -> None:
+    """Answered, reset by the client, or left with the whole connection."""
+    async with open_http2(limited.url) as client:
+        headers = of(KEY) | {"content-length": "1000"}
+        held = [await client.begin("POST", "/ingest", headers, ends=False) for _ in range(2)]
+        assert (await client.ask("POST", "/ingest", of(KEY), b"{}")).status == 429
+        client.h2.reset_stream(held[0])
+        await client.flush()
+        body = b'{"events":[{"type":"note","data":{}}]}'
+
+        async def is_taken() -> bool:
+            answer = await client.ask("POST", "/ingest", of(KEY), body)
+            assert answer.status == 429 or answer.header("ratelimit") == '"ingests";r=0'
+            return answer.status == 200
+
+        await wait_until(is_taken, "the slot of the stream that was reset is back", timeout_s=30)
+        assert await in_use(limited, "ingests") == 1
+    await wait_free(limited)
 
 
 async def test_a_slot_is_held_while_a_query_runs_and_back_when_its_client_left(limited: Gateway) -> None:

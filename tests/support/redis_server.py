@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.support.processes import spawn
+from tests.support.processes import ProcessName, spawn
 from tests.support.waiting import wait_until
 
 __all__ = ["RedisServer", "free_port", "needs_redis", "open_redis_server"]
@@ -60,6 +60,13 @@ class RedisServer:
         async with await trio.open_tcp_stream("127.0.0.1", self.port) as stream:
             await stream.send_all(("\r\n".join(lines) + "\r\n").encode())
             return bytes(await stream.receive_some(65_536))
+
+    def process_name(self) -> ProcessName:
+        """The process, for whom wants to freeze it."""
+        assert self._process is not None
+        name = ProcessName.of(self._process.pid)
+        assert name is not None
+        return name
 
     def kill(self) -> None:
         """SIGKILL it and reap it."""
