@@ -18,6 +18,8 @@ from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.events import DataReceived, Event, InformationalResponseReceived, ResponseReceived, StreamEnded, StreamReset
 
+from tests.support.gateway import Gateway
+from tests.support.http import ask
 from tests.support.tls import open_tls
 
 ANSWER_TIMEOUT_S = 15.0
@@ -75,6 +77,8 @@ class Http2Client:
         self.goaways: list[GoAway] = []
         self.is_over = False
         self.opens_windows = True
+        self.believes = True
+        """Off where the test sends bytes past the library, which then cannot follow what comes back."""
         self._received = bytearray()
 
     async def start(self) -> None:
@@ -176,7 +180,7 @@ class Http2Client:
             if frame[3] == GOAWAY_FRAME:
                 last, code = int.from_bytes(frame[9:13]), int.from_bytes(frame[13:17])
                 self.goaways.append(GoAway(last, code, frame[17:].decode()))
-            else:
+            elif self.believes:
                 events += self.h2.receive_data(frame)
         for event in events:
             self._note(event)
@@ -227,3 +231,10 @@ def frame(kind: int, flags: int, stream: int, payload: bytes = b"", *, length: i
     """The bytes of a frame; its length may lie."""
     size = len(payload) if length is None else length
     return size.to_bytes(3) + bytes([kind, flags]) + stream.to_bytes(4) + payload
+
+
+async def count_of(gateway: Gateway, event: str) -> float:
+    """A figure of HTTP/2, as the gateway counts it."""
+    text = (await ask(gateway.url, "GET", "/metrics")).body.decode()
+    line = next(line for line in text.splitlines() if line.startswith(f'headgate_http2_total{{event="{event}"}}'))
+    return float(line.split()[-1])
