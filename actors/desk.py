@@ -107,6 +107,7 @@ class Desk:
     def hand_over(self, batch_id: str, messages: list[Ready], now: float) -> None:
         """Note that a batch goes to the agent."""
         self.table.hand_over(Batch(batch_id, [one.held for one in messages], now))
+        self._book.note_age("v1" if self._extends else "http", messages[0].delivery.reply, time.time_ns())
         if self._traced is not None:
             self._traced.hand_over(batch_id, [one.delivery.traces for one in messages], time.time_ns())
 

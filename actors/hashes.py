@@ -8,6 +8,7 @@ Rules of the file:
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
@@ -20,8 +21,11 @@ from engine.errors import Unavailable
 from engine.events import FileEvent
 from engine.hashes import HashTable, Probe, changes_of, encode_entry, path_of, seeded_at
 from engine.hashes_redis import WINDOW_S, RedisTier
+from engine.metrics import Histogram
 
 log = structlog.get_logger("hashes")
+TIERS: Final = ("memory", "redis", "catalog")
+"""In the order in which they are asked."""
 COMPLAIN_EVERY_S: Final = 10.0
 FOLLOW_EVERY_S: Final = 1.0
 """A deletion at one gateway is no hit at another after about this time."""
@@ -55,6 +59,8 @@ class HashCache:
 
     def __init__(self, table: HashTable, redis: RedisTier | None, catalog: CatalogTier | None = None) -> None:
         self.table = table
+        self.tier_hits = Counter[str]()
+        self.tier_took = {tier: Histogram() for tier in TIERS}
         self.catalog_hits = 0
         self.catalog_failures = 0
         self._catalog = catalog
@@ -92,12 +98,18 @@ class HashCache:
         """Give what is known of each file, in order: a packed entry, or None for a miss."""
         now_us = time.time_ns() // 1000
         table = self.table
+        began_s = time.perf_counter()
         answers, missing = table.find_all(probes, now_us)
+        self._note_tier("memory", began_s, len(probes) - len(missing))
         if missing and self._redis is not None:
+            began_s, asked = time.perf_counter(), len(missing)
             await self._ask_redis(self._redis, probes, answers, missing, now_us)
             missing = [one for one in missing if answers[one[0]] is None]
+            self._note_tier("redis", began_s, asked - len(missing))
         if missing and self._catalog is not None and self._catalog.is_current:
+            began_s, before = time.perf_counter(), self.catalog_hits
             await self._ask_catalog(self._catalog, probes, answers, missing, now_us)
+            self._note_tier("catalog", began_s, self.catalog_hits - before)
         hits = len(answers) - answers.count(None)
         table.hits += hits
         table.misses += len(answers) - hits
@@ -176,6 +188,10 @@ class HashCache:
             self.table.remember(key, entry)
             answers[index] = entry
             self.catalog_hits += 1
+
+    def _note_tier(self, tier: str, began_s: float, hits: int) -> None:
+        self.tier_hits[tier] += hits
+        self.tier_took[tier].observe(time.perf_counter() - began_s)
 
     def _redis_answered(self) -> None:
         if self.redis_error is not None:

@@ -23,7 +23,8 @@ from engine.events import EventBatch
 from engine.frames import digest_of
 from engine.ingest import ANSWER_WITHIN_S, NOT_NOW, WAITING_EVENTS, Frame, GroupCommit, Publication, Submission, combine
 from engine.jetstream import JetStream
-from engine.log import DIGEST_HEADER, Ambiguous, NotStored, Outcome
+from engine.log import DIGEST_HEADER, Ambiguous, NotStored, Outcome, Stored
+from engine.metrics import COUNT_BOUNDS, Histogram
 
 RETRY_PAUSE_S: Final = 0.01
 """After a frame came back unstored: the log is up but its stream is not yet."""
@@ -47,6 +48,10 @@ class Publisher:
 
     def __init__(self, log: JetStream) -> None:
         self._log = log
+        self.ack_took = Histogram()
+        """How long the log took to answer frames."""
+        self.frame_events = Histogram(COUNT_BOUNDS)
+        """How many events stored frames held."""
         self.commit = GroupCommit(new_id=partial(secrets.token_hex, 16))
         self._wake = trio.Event()
         self._down_since: float | None = None
@@ -189,11 +194,16 @@ class Publisher:
             numbers.append(self._log.publish_nowait(frame.subject, payload, partial(gather, is_last), header))
 
     def _settle(self, frame: Frame, outcome: Outcome) -> None:
-        if self._flying.pop(frame, None) is None:
+        flight = self._flying.pop(frame, None)
+        if flight is None:
             return  # given up already
+        now = trio.current_time()
+        self.ack_took.observe(now - (flight.deadline - ANSWER_WITHIN_S))
+        if isinstance(outcome, Stored):
+            self.frame_events.observe(sum(one.count for one in frame.submissions))
         if isinstance(outcome, NotStored) and outcome.code in NOT_NOW:
             self._came_back = True
-        _notify(self.commit.settle(frame, outcome, trio.current_time()))
+        _notify(self.commit.settle(frame, outcome, now))
         self._settled.set()
         self._wake.set()
 

@@ -85,6 +85,7 @@ class Consumer:
     def hand_over(self, batch_id: str, deliveries: list[Delivery], now: float) -> None:
         """Note that a batch goes to the agent."""
         self.window.hand_over(batch_id, deliveries, now)
+        self._book.note_age("old", deliveries[0].reply, time.time_ns())
         if self.traced is not None:
             self.traced.hand_over(batch_id, [one.traces for one in deliveries], time.time_ns())
         self.settled = trio.Event()

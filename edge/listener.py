@@ -87,8 +87,6 @@ class Listener:
         self._per_ip: Counter[str] = Counter()
         self._draining = False
         self._emptied = trio.Event()
-        self.accepted = 0
-        self.shed = 0
 
     def mailbox(self) -> Mailbox:
         """How many connections are open, and how many may be."""
@@ -162,7 +160,7 @@ class Listener:
                 log.error("cannot accept", error=str(problem))
                 await trio.sleep(ACCEPT_PAUSE_S)
                 continue
-            self.accepted += 1
+            self._table.metrics.connections["accepted"] += 1
             connections.start_soon(self._serve, stream)
 
     async def _serve(self, stream: trio.SocketStream) -> None:
@@ -172,7 +170,7 @@ class Listener:
             stream.socket.close()
             return
         if not self._has_room(peer):
-            self.shed += 1
+            self._table.metrics.connections["shed"] += 1
             await self._turn_away(stream)
             return
         client = stream if self._certificates is None else TlsStream(stream, self._certificates.context)

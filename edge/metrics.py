@@ -8,7 +8,7 @@ Source: S1.28, S1.45, X4.
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import (
@@ -20,10 +20,13 @@ from prometheus_client.core import (
 )
 from prometheus_client.openmetrics import exposition as openmetrics
 
+from edge.actor_metrics import actor_metrics
 from edge.catalog import catalog_metrics
+from edge.hash_metrics import hash_metrics
 from edge.health_metrics import health_metrics
 from edge.http import Request, Response, json_response
 from edge.limits_metrics import limit_metrics
+from edge.log_metrics import ask_consumers, consumer_metrics, log_metrics
 from edge.stream_metrics import stream_metrics
 from engine.gaps import REASONS
 from engine.metrics import HTTP2_EVENTS
@@ -51,7 +54,7 @@ _NOT_MEASURED: Final = {
 async def get_metrics(node: "Node", request: Request) -> Response:
     """Give every metric, in OpenMetrics where the client asks for that."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(NodeCollector(node))
+    registry.register(NodeCollector(node, await ask_consumers(node)))
     if prefers_openmetrics(request.headers.get("accept", "")):
         text: bytes = openmetrics.generate_latest(registry)  # type: ignore[no-untyped-call]  # it publishes no types
         return Response(200, text, OPENMETRICS, {"Vary": "Accept"})
@@ -63,9 +66,10 @@ async def get_service_metrics(node: "Node", request: Request) -> Response:
     if is_scraper(request.headers.get("accept", "")):
         return await get_metrics(node, request)
     now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    collector = NodeCollector(node, await ask_consumers(node))
     figures = [
         {"name": one.name, "labels": one.labels, "value": one.value}
-        for family in NodeCollector(node).collect()
+        for family in collector.collect()
         for one in family.samples
         if "le" not in one.labels
     ]
@@ -108,10 +112,16 @@ def _weight_of(parameters: str) -> float:
 
 
 class NodeCollector:
-    """Reads the running gateway."""
+    """Reads the running gateway.
 
-    def __init__(self, node: "Node") -> None:
+    Args:
+        node: the gateway.
+        consumers: of its stream, as the log describes them just now; None when it does not.
+    """
+
+    def __init__(self, node: "Node", consumers: list[dict[str, Any]] | None) -> None:
         self._node = node
+        self._consumers = consumers
 
     def collect(self) -> Iterator[Metric]:
         """Give the metrics as they are now."""
@@ -126,12 +136,20 @@ class NodeCollector:
             "headgate_http_request_duration_seconds", "How long answers took, by route.", labels=["route"]
         )
         for route, histogram in node.metrics.durations.items():
-            durations.add_metric([route], histogram.cumulated(), histogram.sum_s)
+            durations.add_metric([route], histogram.cumulated(), histogram.total)
         yield durations
         upgrades = CounterMetricFamily("headgate_websocket_sessions", "WebSocket sessions, by route.", labels=["route"])
         for route, count in node.metrics.upgrades.items():
             upgrades.add_metric([route], count)
         yield upgrades
+        connections = CounterMetricFamily(
+            "headgate_connections",
+            "Connections at the door: accepted, and of these shed at once because too many were open.",
+            labels=["outcome"],
+        )
+        for outcome in ("accepted", "shed"):
+            connections.add_metric([outcome], node.metrics.connections[outcome])
+        yield connections
         handshakes = CounterMetricFamily("headgate_tls_handshakes", "TLS handshakes, by outcome.", labels=["outcome"])
         for outcome, count in node.metrics.tls_handshakes.items():
             handshakes.add_metric([outcome], count)
@@ -140,22 +158,9 @@ class NodeCollector:
         for event in HTTP2_EVENTS:
             http2.add_metric([event], node.metrics.http2[event])
         yield http2
-        ingest = node.ingest.commit.statistics()
-        yield CounterMetricFamily("headgate_ingest_events", "Events stored on the log.", value=ingest.events_stored)
-        yield CounterMetricFamily("headgate_ingest_frames", "Frames sent to the log.", value=ingest.frames)
-        yield CounterMetricFamily(
-            "headgate_ingest_refused", "Requests refused because too much was waiting.", value=ingest.requests_refused
-        )
-        yield GaugeMetricFamily(
-            "headgate_ingest_waiting_events", "Events that wait for a frame.", value=ingest.waiting_events
-        )
-        yield GaugeMetricFamily(
-            "headgate_ingest_waiting_bytes", "Bytes that wait for a frame.", value=ingest.waiting_bytes
-        )
-        table = node.hashes.table
-        yield CounterMetricFamily("headgate_hashes_hits", "Probes answered with a hash.", value=table.hits)
-        yield CounterMetricFamily("headgate_hashes_misses", "Probes answered with a miss.", value=table.misses)
-        yield GaugeMetricFamily("headgate_hashes_entries", "Entries of the in-process tier.", value=len(table))
+        yield from log_metrics(node)
+        yield from consumer_metrics(self._consumers)
+        yield from hash_metrics(node.hashes)
         yield from catalog_metrics(node)
         if node.query is not None:
             yield GaugeMetricFamily("headgate_queries", "Queries that run or wait.", value=node.query.mailbox().depth)
@@ -195,13 +200,7 @@ class NodeCollector:
             for outcome in ("exported", "failed", "dropped"):
                 told.add_metric([outcome], getattr(node.spans.counts, outcome))
             yield told
-        actors = GaugeMetricFamily("headgate_actors", "Live actors, by their parent.", labels=["parent"])
-        restarts = CounterMetricFamily("headgate_actor_restarts", "Falls of an actor.", labels=["actor"])
-        for actor in node.root.children.values():
-            actors.add_metric([actor.name], len(actor.children))
-            restarts.add_metric([actor.name], actor.restarts + sum(one.restarts for one in actor.children.values()))
-        yield actors
-        yield restarts
+        yield from actor_metrics(node.root)
         yield from health_metrics(node)
 
 

@@ -23,27 +23,55 @@ BOUNDS_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0
 """From what the express lane takes to what nobody waits for."""
 
 
+AGE_BOUNDS_S: Final = (
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.025,
+    0.1,
+    0.5,
+    1.0,
+    5.0,
+    10.0,
+    60.0,
+    300.0,
+    3600.0,
+    21600.0,
+    86400.0,
+)
+"""From an agent that waits for the event to one that was away for a day."""
+COUNT_BOUNDS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+"""Of what is put together."""
+
+
 @dataclass(slots=True)
 class Histogram:
-    """How long things took: counts between bounds, and their sum.
+    """How long things took, or how many there were: counts between bounds, and their sum.
 
     Args:
-        counts: one for each of `BOUNDS_S`, and one for what took longer.
-        sum_s: of all of them.
+        bounds: ascending; two histograms of the same figure have the same.
+        counts: one for each bound, and one for what is beyond the last.
+        total: of all that was observed, in the unit of the bounds.
     """
 
-    counts: list[int] = field(default_factory=lambda: [0] * (len(BOUNDS_S) + 1))
-    sum_s: float = 0.0
+    bounds: tuple[float, ...] = BOUNDS_S
+    counts: list[int] = field(default_factory=list)
+    total: float = 0.0
 
-    def observe(self, took_s: float) -> None:
+    def __post_init__(self) -> None:
+        """Begin at nothing."""
+        self.counts = self.counts or [0] * (len(self.bounds) + 1)
+
+    def observe(self, value: float) -> None:
         """Count one."""
-        self.counts[bisect_left(BOUNDS_S, took_s)] += 1
-        self.sum_s += took_s
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
 
     def cumulated(self) -> list[tuple[str, int]]:
         """Give the bounds, as text, with how many took no longer."""
         total, found = 0, list[tuple[str, int]]()
-        for bound, count in zip([*map(str, BOUNDS_S), "+Inf"], self.counts, strict=True):
+        for bound, count in zip([*map(str, self.bounds), "+Inf"], self.counts, strict=True):
             total += count
             found.append((bound, total))
         return found
@@ -57,6 +85,7 @@ class Metrics:
         requests: by route, method and status.
         durations: how long answers took, by route.
         upgrades: WebSocket sessions by route.
+        connections: by what became of them at the door, `accepted` or `shed`.
         tls_handshakes: by outcome, `done` or `failed`; one that goes on counts as failed.
         http2: of connections that speak HTTP/2, by event: see `HTTP2_EVENTS`.
         query_rows: rows that queries gave.
@@ -67,6 +96,7 @@ class Metrics:
     requests: Counter[tuple[str, str, int]] = field(default_factory=Counter)
     durations: dict[str, Histogram] = field(default_factory=dict)
     upgrades: Counter[str] = field(default_factory=Counter)
+    connections: Counter[str] = field(default_factory=Counter)
     tls_handshakes: Counter[str] = field(default_factory=Counter)
     http2: Counter[str] = field(default_factory=Counter)
     query_rows: int = 0

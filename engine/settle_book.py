@@ -23,7 +23,9 @@ from weakref import WeakValueDictionary
 
 from engine.leases import Held, put_in_doubt
 from engine.log import Delivery, published_ns
+from engine.metrics import AGE_BOUNDS_S, Histogram
 
+WIRES: Final = ("old", "v1", "http")
 REMEMBERED_S: Final = 10.0
 """Far above the time after which a server has written a consumer's state (about 0.1 s; seen to be below 1 s)."""
 REMEMBERED_MESSAGES: Final = 20_000
@@ -37,6 +39,8 @@ class SettleBook:
 
     def __init__(self) -> None:
         self.verdicts: Counter[str] = Counter()
+        self.ages = {wire: Histogram(AGE_BOUNDS_S) for wire in WIRES}
+        """How old batches' first messages were when they were handed over."""
         self.confirmed = 0
         self.late = 0
         self.failed = 0
@@ -48,6 +52,18 @@ class SettleBook:
         self._doubted: dict[str, dict[int, int]] = {}
         self._doubted_until = -inf
         self._holders: WeakValueDictionary[tuple[str, int], Held] = WeakValueDictionary()
+
+    def note_age(self, wire: str, reply: str, now_ns: int) -> None:
+        """Note how old a batch is that is handed over.
+
+        Args:
+            wire: one of `WIRES`.
+            reply: its first message's reply subject.
+            now_ns: time of day.
+        """
+        stored_ns = published_ns(reply)
+        if stored_ns:
+            self.ages[wire].observe(max(0.0, (now_ns - stored_ns) / 1e9))
 
     def remember(self, consumer: str, sequence: int, reply: str, now: float) -> None:
         """Note that a message is confirmed."""

@@ -1,6 +1,6 @@
 """What is counted of answers."""
 
-from engine.metrics import BOUNDS_S, Histogram, Metrics
+from engine.metrics import AGE_BOUNDS_S, BOUNDS_S, COUNT_BOUNDS, Histogram, Metrics
 
 
 def test_a_histogram_counts_up_to_each_bound() -> None:
@@ -10,9 +10,19 @@ def test_a_histogram_counts_up_to_each_bound() -> None:
         histogram.observe(took_s)
     cumulated = dict(histogram.cumulated())
     assert (cumulated["0.0005"], cumulated["0.001"], cumulated["10.0"], cumulated["+Inf"]) == (2, 3, 4, 5)
-    assert histogram.sum_s == sum((0.0, BOUNDS_S[0], BOUNDS_S[0] * 1.01, 10.0, 11.0))
+    assert histogram.total == sum((0.0, BOUNDS_S[0], BOUNDS_S[0] * 1.01, 10.0, 11.0))
     counts = [count for _, count in histogram.cumulated()]
     assert counts == sorted(counts)
+
+
+def test_a_histogram_may_be_of_anything() -> None:
+    """Its bounds are its own; whole numbers stay whole in their labels."""
+    histogram = Histogram(COUNT_BOUNDS)
+    for count in (1, 3, 2000):
+        histogram.observe(count)
+    assert histogram.cumulated()[:3] == [("1", 1), ("2", 1), ("5", 2)]
+    assert histogram.cumulated()[-1] == ("+Inf", 3)
+    assert list(AGE_BOUNDS_S) == sorted(AGE_BOUNDS_S)
 
 
 def test_labels_are_of_closed_sets() -> None:
