@@ -314,7 +314,7 @@ async def test_everybody_above_the_limit_is_told_to_come_back(tmp_path: Path) ->
         refused = await two.begin_with(GET)
         answer = await two.answer(refused)
         assert (answer.reset, answer.status) == (REFUSED_STREAM, 0)
-        for number in list(one.answers):
+        for number in list(one.answers)[:8]:
             one.h2.reset_stream(number, 8)
         await one.flush()
 
