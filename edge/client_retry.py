@@ -101,7 +101,7 @@ def explain_answer(status: int, headers: Mapping[str, str], body: bytes) -> Gate
         return GatewayUnavailable(message, retry_after_s=retry_after_s)
     if status in {408, 502, 503, 504}:
         return OutcomeUnknown(message, retry_after_s=retry_after_s)
-    if 400 <= status < 500:
+    if 400 <= status < 500 or (kind is not None and kind.situation is Situation.REFUSED):
         return GatewayRefused(message, status=status, code=problem.code, retry_after_s=retry_after_s)
     return GatewayBroken(message, retry_after_s=retry_after_s)
 
