@@ -61,7 +61,7 @@ app.command(agent, help_epilogue=AGENT_EXAMPLES)
 app.command(keys)
 app.command(agents)
 app.command(scans)
-app.command(top)
+app.command(top, help_epilogue=examples("headgate top", "headgate top --once", "headgate top --interval 5 --json"))
 app.command(consumers)
 app.command(dead)
 

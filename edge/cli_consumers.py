@@ -10,27 +10,33 @@ from urllib.parse import quote
 
 from cyclopts import App, Parameter, validators
 
-from edge.cli_options import DEFAULT_GATEWAY, GatewayOption, JsonOption, TokenOption, examples
+from edge.cli_options import DEFAULT_GATEWAY, NO_TRUST, GatewayOption, JsonOption, TokenOption, Trust, examples
 from edge.cli_output import ExitCode, print_result, say
 
 _FACTS: Final = ("durable", "subject", "pending", "ack_pending", "redelivered", "lag_s", "attached", "paused_until")
 _LETTERS: Final = ("id", "time", "durable", "subject", "seq", "delivered", "reason")
 _HELP: Final = "What reads the stream: list (also without a command), show, reset, pause, resume, delete."
 
+DurableArgument = Annotated[str, Parameter(help="Its name; `headgate consumers` lists them.")]
+
 consumers = App(name="consumers", help=_HELP)
 dead = App(name="dead", help="Dead letters: list them (also without a command), or replay them.")
 
 
 @consumers.default
-@consumers.command(name="list")
+@consumers.command(name="list", help_epilogue=examples("headgate consumers list", "headgate consumers list --json"))
 async def list_consumers(
-    *, gateway: GatewayOption = DEFAULT_GATEWAY, token: TokenOption = None, json: JsonOption = False
+    *,
+    gateway: GatewayOption = DEFAULT_GATEWAY,
+    token: TokenOption = None,
+    trust: Trust = NO_TRUST,
+    json: JsonOption = False,
 ) -> int:
     """List every consumer: how much waits for it, how old the oldest of that is, and how many sockets it has here."""
     found: list[dict[str, Any]] = []
     offset: int | None = 0
     while offset is not None:
-        page = await _call(gateway, token, "GET", "/consumers", params={"offset": str(offset)})
+        page = await _call(gateway, token, trust, "GET", "/consumers", params={"offset": str(offset)})
         found += page["consumers"]
         offset = page["next"]
     print_result({"consumers": found} if json else _table(_FACTS, found))
@@ -39,10 +45,16 @@ async def list_consumers(
 
 @consumers.command(help_epilogue=examples("headgate consumers show mysql", "headgate consumers show mysql --json"))
 async def show(
-    durable: str, /, *, gateway: GatewayOption = DEFAULT_GATEWAY, token: TokenOption = None, json: JsonOption = False
+    durable: DurableArgument,
+    /,
+    *,
+    gateway: GatewayOption = DEFAULT_GATEWAY,
+    token: TokenOption = None,
+    trust: Trust = NO_TRUST,
+    json: JsonOption = False,
 ) -> int:
     """Show one consumer."""
-    _print_one(await _call(gateway, token, "GET", _path(durable)), as_json=json)
+    _print_one(await _call(gateway, token, trust, "GET", _path(durable)), as_json=json)
     return ExitCode.OK
 
 
@@ -54,12 +66,13 @@ async def show(
     )
 )
 async def reset(
-    durable: str,
+    durable: DurableArgument,
     /,
     *,
     to: str,
     gateway: GatewayOption = DEFAULT_GATEWAY,
     token: TokenOption = None,
+    trust: Trust = NO_TRUST,
     json: JsonOption = False,
 ) -> int:
     """Move a consumer to another place in the stream.
@@ -69,19 +82,20 @@ async def reset(
     Args:
         to: Where it goes on: all, new, last, seq:N or time:ISO.
     """
-    moved = await _call(gateway, token, "POST", _path(durable, "reset"), body={"to": to})
+    moved = await _call(gateway, token, trust, "POST", _path(durable, "reset"), body={"to": to})
     _print_one(moved, as_json=json)
     return ExitCode.OK
 
 
 @consumers.command(help_epilogue=examples("headgate consumers pause mysql --for 600"))
 async def pause(
-    durable: str,
+    durable: DurableArgument,
     /,
     *,
     for_s: Annotated[float, Parameter(name="--for", validator=validators.Number(gt=0))],
     gateway: GatewayOption = DEFAULT_GATEWAY,
     token: TokenOption = None,
+    trust: Trust = NO_TRUST,
     json: JsonOption = False,
 ) -> int:
     """Deliver nothing to a consumer for a while; what was published meanwhile waits.
@@ -89,28 +103,35 @@ async def pause(
     Args:
         for_s: Seconds.
     """
-    paused = await _call(gateway, token, "POST", _path(durable, "pause"), body={"for_s": for_s})
+    paused = await _call(gateway, token, trust, "POST", _path(durable, "pause"), body={"for_s": for_s})
     _print_one(paused, as_json=json)
     return ExitCode.OK
 
 
-@consumers.command
+@consumers.command(help_epilogue=examples("headgate consumers resume mysql"))
 async def resume(
-    durable: str, /, *, gateway: GatewayOption = DEFAULT_GATEWAY, token: TokenOption = None, json: JsonOption = False
+    durable: DurableArgument,
+    /,
+    *,
+    gateway: GatewayOption = DEFAULT_GATEWAY,
+    token: TokenOption = None,
+    trust: Trust = NO_TRUST,
+    json: JsonOption = False,
 ) -> int:
     """Deliver again to a consumer that was paused."""
-    _print_one(await _call(gateway, token, "POST", _path(durable, "resume")), as_json=json)
+    _print_one(await _call(gateway, token, trust, "POST", _path(durable, "resume")), as_json=json)
     return ExitCode.OK
 
 
-@consumers.command
+@consumers.command(help_epilogue=examples("headgate consumers delete mysql", "headgate consumers delete mysql --force"))
 async def delete(
-    durable: str,
+    durable: DurableArgument,
     /,
     *,
     force: Annotated[bool, Parameter(negative="")] = False,
     gateway: GatewayOption = DEFAULT_GATEWAY,
     token: TokenOption = None,
+    trust: Trust = NO_TRUST,
     json: JsonOption = False,
 ) -> int:
     """Remove a consumer, and its place in the stream with it.
@@ -119,7 +140,7 @@ async def delete(
         force: Also when sockets are attached, which are told; they would make it again, from the beginning.
     """
     params = {"force": "1"} if force else None
-    removed = await _call(gateway, token, "DELETE", _path(durable), params=params)
+    removed = await _call(gateway, token, trust, "DELETE", _path(durable), params=params)
     print_result(removed if json else f"{durable} is removed")
     return ExitCode.OK
 
@@ -133,6 +154,7 @@ async def list_dead(
     limit: Annotated[int, Parameter(validator=validators.Number(gte=1), help="At most so many.")] = 100,
     gateway: GatewayOption = DEFAULT_GATEWAY,
     token: TokenOption = None,
+    trust: Trust = NO_TRUST,
     json: JsonOption = False,
 ) -> int:
     """List what agents gave up on: delivered too often, or terminated; with the reason."""
@@ -141,7 +163,7 @@ async def list_dead(
     while following is not None and len(found) < limit:
         params = {"after": str(following), "limit": str(min(100, limit - len(found)))}
         page = await _call(
-            gateway, token, "GET", "/stream/dead", params=params | ({"durable": durable} if durable else {})
+            gateway, token, trust, "GET", "/stream/dead", params=params | ({"durable": durable} if durable else {})
         )
         found += page["dead"]
         following = page["next"]
@@ -158,6 +180,7 @@ async def replay(
     *more: Annotated[int, Parameter(validator=validators.Number(gte=1))],
     gateway: GatewayOption = DEFAULT_GATEWAY,
     token: TokenOption = None,
+    trust: Trust = NO_TRUST,
     json: JsonOption = False,
 ) -> int:
     """Publish dead letters again on their subject, where every consumer gets them, and remove the letters.
@@ -166,7 +189,7 @@ async def replay(
         letter_id: Which, as `headgate dead list` has them.
         more: And these; the first that cannot be replayed ends the command.
     """
-    done = [await _call(gateway, token, "POST", f"/stream/dead/{one}/replay") for one in (letter_id, *more)]
+    done = [await _call(gateway, token, trust, "POST", f"/stream/dead/{one}/replay") for one in (letter_id, *more)]
     if json:
         print_result({"replayed": done})
     else:
@@ -177,6 +200,7 @@ async def replay(
 async def _call(
     gateway: str,
     token: str | None,
+    trust: Trust,
     method: str,
     path: str,
     *,
@@ -185,7 +209,7 @@ async def _call(
 ) -> Any:
     from edge.client import Client
 
-    async with Client(gateway, token, give_up_s=0) as client:
+    async with Client(gateway, token, give_up_s=0, tls=trust.context()) as client:
         return await client.call(method, path, body=body, params=params)
 
 
