@@ -19,7 +19,7 @@ import trio
 from actors.tree import Actor, Mailbox
 from engine.errors import Fault, Refused
 from engine.identity import Kind, Principal
-from engine.keys import KeyRing
+from engine.keys import KeyRecord, KeyRing
 from engine.keys_file import KeysFile, Stamp
 from engine.tokens import PREFIX, make_token, read_token
 
@@ -140,15 +140,24 @@ class Authenticator:
             Refused: it is not a key that is good here; a token is not exchanged for another, or it would live for ever.
         """
         now = self._clock()
-        record = self._ring.recognise(credential, now)
-        if record is None:
-            self.counts.refused += 1
-            raise Refused("identity.bad-credentials", "expected an API key that is valid here, as a bearer")
+        record = self.find_key(credential)
         expires_at = now + self.token_ttl_s
         if record.expires_at is not None:
             expires_at = min(expires_at, record.expires_at)
         self.counts.recognised += 1
         return make_token(self._secret, record.id, expires_at), max(1, int(expires_at - now))
+
+    def find_key(self, credential: str) -> KeyRecord:
+        """Give the API key that this is.
+
+        Raises:
+            Refused: it is none that is good here.
+        """
+        record = self._ring.recognise(credential, self._clock())
+        if record is None:
+            self.counts.refused += 1
+            raise Refused("identity.bad-credentials", "expected an API key that is valid here, as a bearer")
+        return record
 
     def check_still(self, principal: Principal) -> None:
         """Look again at somebody who was recognised a while ago.

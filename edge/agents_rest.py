@@ -63,8 +63,10 @@ async def post_agent_scan(node: Node, request: Request) -> Response:
     node.agents.roster.find(agent_id)
     key = key_of(request.headers.get("idempotency-key"))
     order = read_order(await read_json_object(request), node.settings.scan_timeout_s)
+    request.facts.update(root=order.root, force=order.force)
     check_allowed(request.principal, order.root)
     scan, is_new = node.agents.start(agent_id, order, key)
+    request.facts.update(command_id=scan.command_id, duplicate=not is_new)
     where = request.path[: request.path.index("/agents/")] + f"/scans/{quote(scan.command_id)}"
     return json_response({**_say_scan(node, scan), "duplicate": not is_new}, 202, {"Location": where})
 
@@ -87,7 +89,9 @@ async def get_scan(node: Node, request: Request) -> Response:
 
 async def delete_scan(node: Node, request: Request) -> Response:
     """Stop waiting for a scan."""
-    return json_response(_say_scan(node, node.agents.give_up(request.path_parameters["command_id"])))
+    scan = node.agents.give_up(request.path_parameters["command_id"])
+    request.facts["agent"] = scan.agent_id
+    return json_response(_say_scan(node, scan))
 
 
 def read_order(body: dict[str, object], timeout_s: float) -> Order:

@@ -15,6 +15,7 @@ from cyclopts import App, Parameter, validators
 from edge.cli_agent import EXAMPLES as AGENT_EXAMPLES
 from edge.cli_agent import agent
 from edge.cli_agents import AgentIdOption, ApiKeyOption, ConcurrencyOption, agents, scans
+from edge.cli_audit import audit
 from edge.cli_consumers import consumers, dead
 from edge.cli_keys import keys
 from edge.cli_options import (
@@ -63,6 +64,7 @@ app.command(agents)
 app.command(scans)
 app.command(top, help_epilogue=examples("headgate top", "headgate top --once", "headgate top --interval 5 --json"))
 app.command(consumers)
+app.command(audit)
 app.command(dead)
 
 

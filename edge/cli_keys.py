@@ -17,6 +17,7 @@ from cyclopts import App, Parameter, validators
 from edge.cli_output import ExitCode, print_result, say
 
 if TYPE_CHECKING:
+    from engine.audit import Record
     from engine.keys import KeyRecord, KeyRing
     from engine.keys_file import KeysFile
 
@@ -81,7 +82,7 @@ def create(
     def add(ring: "KeyRing") -> "KeyRing":
         return ring.with_key(record)
 
-    _change(data, add)
+    _change(data, add, lambda: _record_of("key.create", record, now))
     _show_new(record, key, as_json=json)
     return ExitCode.OK
 
@@ -134,14 +135,17 @@ def rotate(
     key_id, secret = make_key(secrets.token_bytes(40))
     now = time.time()
     made: list[KeyRecord] = []
+    replaced = ""
 
     def turn(ring: "KeyRing") -> "KeyRing":
+        nonlocal replaced
         old = _one_of(ring, key, now)
+        replaced = old.id
         new = replace(old, id=key_id, digest=digest_of(secret), created_at=now)
         made[:] = [new]
         return ring.with_key(new).ending(old.id, now + overlap_s)
 
-    _change(data, turn)
+    _change(data, turn, lambda: _record_of("key.rotate", made[0], now, replaces=replaced, overlap_s=overlap_s))
     _show_new(made[0], secret, as_json=json)
     return ExitCode.OK
 
@@ -160,7 +164,7 @@ def revoke(key: str, /, *, data: DataOption = None, json: JsonOption = False) ->
         gone[:] = [_one_of(ring, key, now)]
         return ring.without(gone[0].id)
 
-    _change(data, withdraw)
+    _change(data, withdraw, lambda: _record_of("key.revoke", gone[0], now))
     if json:
         print_result({"revoked": gone[0].id, "name": gone[0].name})
     else:
@@ -175,12 +179,47 @@ def _file(data: Path | None) -> "KeysFile":
     return KeysFile(load_settings({} if data is None else {"data": data}).data.resolve())
 
 
-def _change(data: Path | None, change: "Callable[[KeyRing], KeyRing]") -> None:
+def _change(data: Path | None, change: "Callable[[KeyRing], KeyRing]", record: "Callable[[], Record]") -> None:
+    """Change the keys, and leave a record of it in the same write; the gateway puts it into the audit log."""
+    from engine.keys import MOST_CHANGES
+
     file = _file(data)
     try:
-        file.change(change)
+        file.change(change, record)
+        if len(file.waiting()) >= MOST_CHANGES:
+            say(f"{MOST_CHANGES} changes wait for the audit log; older ones are forgotten until a gateway runs here")
     except ValueError as problem:
         raise _wrong(str(problem)) from None
+
+
+def _record_of(action: str, key: "KeyRecord", now: float, **facts: object) -> "Record":
+    """Say who changed which key, for the audit log: on this machine a user is who they are."""
+    import getpass
+    import os
+    import socket
+    from contextlib import suppress
+
+    from engine.audit import Record, cut, time_of
+
+    user = str(os.getuid())
+    with suppress(KeyError, OSError, ImportError):  # a user without a name has a number
+        user = getpass.getuser()
+    told: dict[str, str | int | float | bool | None] = {"name": key.name, "scopes": cut(" ".join(key.scopes))}
+    told |= {name: value if isinstance(value, int | float) else cut(str(value)) for name, value in facts.items()}
+    if key.expires_at is not None:
+        told["expires"] = _time(key.expires_at)
+    return Record(
+        secrets.token_hex(16),
+        time_of(now),
+        action,
+        key.id,
+        cut(user),
+        "local",
+        address=cut(socket.gethostname()),
+        route=f"headgate keys {action.partition('.')[2]}",
+        outcome="done",
+        facts=told,
+    )
 
 
 def _one_of(ring: "KeyRing", text: str, now: float) -> "KeyRecord":

@@ -36,6 +36,7 @@ async def post_reset(node: Node, request: Request) -> Response:
     to = body.get("to")
     if not isinstance(to, str):
         raise Refused("request.wrong-shape", f"to: expected a text, {POSITION_WORDS}")
+    request.facts["to"] = to
     position = parse_position(to, "to")
     return json_response(await node.consumers.reset(request.path_parameters["durable"], position))
 
@@ -47,6 +48,7 @@ async def post_pause(node: Node, request: Request) -> Response:
     for_s = body.get("for_s")
     if isinstance(for_s, bool) or not isinstance(for_s, int | float) or not isfinite(for_s) or for_s <= 0:
         raise Refused("request.wrong-shape", "for_s: expected a number of seconds above 0")
+    request.facts["for_s"] = float(for_s)
     return json_response(await node.consumers.pause(request.path_parameters["durable"], min(float(for_s), 1e12)))
 
 
@@ -60,6 +62,7 @@ async def delete_consumer(node: Node, request: Request) -> Response:
     """Remove a consumer; with sockets attached only by `?force=1`."""
     durable = request.path_parameters["durable"]
     force = request.parameters().get("force", "") in {"1", "true"}
+    request.facts["force"] = force
     await node.consumers.remove(durable, force=force)
     node.pulls.forget(durable)
     return json_response({"durable": durable, "deleted": True})

@@ -40,7 +40,10 @@ async def post_replay(node: Node, request: Request) -> Response:
     principal = request.principal
 
     def check(letter: Letter) -> None:
+        request.facts.update(durable=letter.origin.durable, subject=letter.origin.subject)
         principal.check_durable(letter.origin.durable)
         principal.check_subject(letter.origin.subject)
 
-    return json_response(await node.dead.replay(letter_id, check))
+    replayed = await node.dead.replay(letter_id, check)
+    request.facts["seq"] = replayed["seq"]
+    return json_response(replayed)

@@ -18,6 +18,7 @@ from typing import Any, Final
 import msgspec
 
 from edge import (
+    shapes_audit,
     shapes_consumers,
     shapes_core,
     shapes_dead,
@@ -49,6 +50,7 @@ OPERATIONS: Final[dict[str, Operation]] = {
     **shapes_pulls.OPERATIONS,
     **shapes_scanners.OPERATIONS,
     **shapes_identity.OPERATIONS,
+    **shapes_audit.OPERATIONS,
     **shapes_documents.OPERATIONS,
 }
 CHANNELS: Final[tuple[Channel, ...]] = (

@@ -108,7 +108,7 @@ class Guard:
                     principal = await self._recognise(headers, scope)
                 except Refused as refusal:
                     if limiter is not None and refusal.kind.status == 401:
-                        await limiter.take(limiter.find(("ip",)), f"a:{self._address(headers, peer)}")
+                        await limiter.take(limiter.find(("ip",)), f"a:{self.address(headers, peer)}")
                     raise
             principal.check_scope(scope)
             passed = Passed(principal)
@@ -120,7 +120,7 @@ class Guard:
             return passed
         principal = passed.principal
         is_known = principal.kind is not Kind.OPEN
-        who = f"p:{principal.subject}" if is_known else f"a:{self._address(headers, peer)}"
+        who = f"p:{principal.subject}" if is_known else f"a:{self.address(headers, peer)}"
         if slots:
             return Passed(principal, *await limiter.take_slots(slots, policies, who))
         return Passed(principal, await limiter.take(policies, who))
@@ -139,7 +139,8 @@ class Guard:
             raise Refused("identity.no-credentials", f"expected an API key or a token with the scope {scope}")
         return await self.authenticator.recognise(credential)
 
-    def _address(self, headers: dict[str, str], peer: str) -> str:
+    def address(self, headers: dict[str, str], peer: str) -> str:
+        """Give where a request comes from, behind the proxies that are trusted."""
         return address_of(peer, headers.get("x-forwarded-for", ""), self._trusted)
 
     async def admit_socket(self, request: Request, scope: Scope | None) -> Principal:

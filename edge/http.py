@@ -50,6 +50,7 @@ class Request:
         trace: where it is traced; None on the express lane where the client asked for none.
         hold: slots that it holds; the lane that serves it gives them back after its answer, whatever becomes of it.
         is_told: a collector hears of it.
+        facts: what its handler wants remembered of the change it makes; never a secret.
     """
 
     method: str
@@ -68,6 +69,7 @@ class Request:
     trace: Trace | None = None
     hold: Hold | None = None
     is_told: bool = False
+    facts: dict[str, object] = field(default_factory=dict)
 
     def parameters(self) -> dict[str, str]:
         """Give the query's parameters; the last of a repeated one wins.

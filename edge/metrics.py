@@ -21,6 +21,7 @@ from prometheus_client.core import (
 from prometheus_client.openmetrics import exposition as openmetrics
 
 from edge.actor_metrics import actor_metrics
+from edge.audit_metrics import audit_metrics
 from edge.catalog import catalog_metrics
 from edge.hash_metrics import hash_metrics
 from edge.health_metrics import health_metrics
@@ -200,6 +201,8 @@ class NodeCollector:
             for outcome in ("exported", "failed", "dropped"):
                 told.add_metric([outcome], getattr(node.spans.counts, outcome))
             yield told
+        if node.audit is not None:
+            yield from audit_metrics(node.audit)
         yield from actor_metrics(node.root)
         yield from health_metrics(node)
 

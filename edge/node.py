@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import trio
 
 from actors.agents import Agents
+from actors.audit import AuditLog
 from actors.catalog import Catalog
 from actors.consumers import Consumers
 from actors.dead import DeadLetters
@@ -54,6 +55,7 @@ class Node:
         identity: knows who asks.
         limits: counts how much they ask, None where nothing is limited.
         spans: tells a collector, None where nobody listens.
+        audit: who changed what, None where nobody records it.
     """
 
     settings: Settings
@@ -75,4 +77,5 @@ class Node:
     catalog: Catalog | None
     identity: Authenticator
     limits: Limiter | None
-    spans: Spans | None = None
+    spans: Spans | None
+    audit: AuditLog | None

@@ -6,6 +6,8 @@ Rules of the file:
   are looked up first and win whole; no path fits two templates, so the order of the table means nothing.
 - What is counted and logged of a request is its route's path as it stands here, never what the client sent.
 - Every route says which scope it asks for, None when it is public; a table without a guard serves public routes alone.
+- What changes something says so (`change`), and is in the audit log before and after it happens; a path whose method is
+  not safe and that changes nothing is named in `tests/edge/test_wire_audit.py`, with the reason.
 - A path that names a consumer (`{durable}`) is held to the principal's allow list here, not in its handler.
 - Handlers know no framework; `edge/express.py` and `edge/quart_lane.py` both serve this table.
 """
@@ -19,7 +21,9 @@ from time import perf_counter
 import structlog
 import trio
 
+from actors.audit import AuditLog
 from actors.spans import Spans
+from edge.changes import Change, make_change
 from edge.cors import answer_preflight, cors_headers, is_preflight
 from edge.guard import Guard, Passed
 from edge.http import Handler, Request, Response
@@ -57,6 +61,7 @@ class Route:
         admit: refuses before the body is read, None when everything is admitted.
         scope: what a caller needs, None when the route is public.
         limits: names of policies that hold here, beside those of the scope: of requests a window, or at once.
+        change: what a request changes, None when it changes nothing that is recorded.
     """
 
     method: str
@@ -67,6 +72,7 @@ class Route:
     admit: Callable[[], None] | None = None
     scope: Scope | None = field(kw_only=True)
     limits: tuple[str, ...] = ()
+    change: Change | None = None
 
     def parameters_of(self, path: str) -> dict[str, str]:
         """Give what a path that fits holds where the template has names."""
@@ -102,6 +108,7 @@ class RouteTable:
     lines: RequestLog = field(default_factory=RequestLog)
     deadlines: Deadlines = field(default_factory=Deadlines)
     spans: Spans | None = None
+    audit: AuditLog | None = None
     _found: dict[tuple[str, str], Route] = field(default_factory=dict)
     _allowed: dict[str, list[str]] = field(default_factory=dict)
     _lanes: dict[str, Lane] = field(default_factory=dict)
@@ -267,7 +274,10 @@ async def _handle(table: RouteTable, route: Route, request: Request, admitted: P
             request.principal.check_durable(durable)
     if route.admit is not None:
         route.admit()
-    return await route.handler(request)
+    if route.change is None or table.audit is None:
+        return await route.handler(request)
+    address = request.peer if table.guard is None else table.guard.address(request.headers, request.peer)
+    return await make_change(table.audit, route.change, request, address, route.path, route.handler)
 
 
 def _trace(table: RouteTable, request: Request, route: Route, brought: str | None) -> None:

@@ -40,6 +40,7 @@ from edge.listener import Listener
 from edge.logs import configure_logs
 from edge.node import Node
 from edge.quart_lane import QuartLane
+from edge.serve_audit import make_audit, run_key_records
 from edge.serve_identity import open_identity
 from edge.serve_limits import open_limits
 from edge.serve_postgres import make_catalog, open_databases, open_embedded_postgres
@@ -142,6 +143,7 @@ async def serve(settings: Settings, *, task_status: trio.TaskStatus[str] = trio.
                     agents,
                     book,
                 )
+                audit = make_audit(settings, jetstream, control)
                 dead = DeadLetters(jetstream, control, settings.stream, settings.dead_stream)
                 leased = LeasedStreams(
                     jetstream,
@@ -215,6 +217,7 @@ async def serve(settings: Settings, *, task_status: trio.TaskStatus[str] = trio.
                     guard.authenticator,
                     guard.limiter,
                     spans,
+                    audit,
                 )
                 async with trio.open_nursery() as drivers:
                     drivers.start_soon(partial(supervise, root, "log", keeper.run_connection))
@@ -224,6 +227,9 @@ async def serve(settings: Settings, *, task_status: trio.TaskStatus[str] = trio.
                         actors.start_soon(partial(supervise, root, "agents-keeper", scanners.run))
                         actors.start_soon(partial(supervise, root, "gaps-keeper", gaps.run, is_needed=False))
                         actors.start_soon(partial(supervise, root, "pulls", pulls.run, mailbox=pulls.mailbox))
+                        if audit is not None:
+                            run_records = partial(run_key_records, settings, audit)
+                            actors.start_soon(partial(supervise, root, "audit", run_records, is_needed=False))
                         if tier is not None:
                             actors.start_soon(partial(supervise, root, "hashes", cache.run))
                         if disk is not None:
@@ -254,7 +260,7 @@ async def _listen(
     """Serve clients until draining begins, then let them go."""
     settings, root = node.settings, node.root
     table = make_table(node, guard)
-    table.lines = RequestLog(settings.log_express)
+    table.lines, table.audit = RequestLog(settings.log_express), node.audit
     table.deadlines = settings.deadlines
     table.spans = node.spans
     quart = QuartLane(table)

@@ -9,6 +9,8 @@ from functools import partial
 
 from edge.agents import open_agent
 from edge.agents_rest import delete_scan, get_agent, get_agents, get_scan, get_scans, post_agent_scan
+from edge.audit import get_audit
+from edge.changes import Change
 from edge.consumers import delete_consumer, get_consumer, get_consumers, post_pause, post_reset, post_resume
 from edge.dead import get_dead, post_replay
 from edge.docs import Documents
@@ -25,7 +27,7 @@ from edge.health import (
     get_version,
 )
 from edge.http import Request, Response
-from edge.identity import post_token
+from edge.identity import key_holder, post_token
 from edge.ingest import post_ingest
 from edge.metrics import get_metrics, get_service_metrics
 from edge.node import Node
@@ -48,8 +50,10 @@ def make_table(node: Node, guard: Guard) -> RouteTable:
         summary: str,
         admit: Callable[[], None] | None = None,
         limits: tuple[str, ...] = (),
+        change: Change | None = None,
     ) -> Route:
-        return Route(method, path, partial(handler, node), lane, summary, admit, scope=scope, limits=limits)
+        bound = partial(handler, node)
+        return Route(method, path, bound, lane, summary, admit, scope=scope, limits=limits, change=change)
 
     express, quart = Lane.EXPRESS, Lane.QUART
     manage: Scope = "stream:manage"
@@ -67,13 +71,28 @@ def make_table(node: Node, guard: Guard) -> RouteTable:
         route("GET", "/", get_root, quart, None, "What is this?"),
         route("GET", "/consumers", get_consumers, quart, manage, "What reads the stream, and how far"),
         route("GET", "/consumers/{durable}", get_consumer, quart, manage, "One consumer"),
-        route("DELETE", "/consumers/{durable}", delete_consumer, quart, manage, "Remove a consumer and its place"),
-        route("POST", "/consumers/{durable}/reset", post_reset, quart, manage, "Move a consumer to a position"),
-        route("POST", "/consumers/{durable}/pause", post_pause, quart, manage, "Deliver nothing for a while"),
-        route("POST", "/consumers/{durable}/resume", post_resume, quart, manage, "Deliver again"),
         route("GET", "/stream/dead", get_dead, quart, manage, "What agents gave up on"),
-        route("POST", "/stream/dead/{id}/replay", post_replay, quart, manage, "Publish a dead letter's message again"),
+        route("GET", "/audit", get_audit, quart, "admin", "Who changed what"),
     ]
+    for method, path, handler, summary, change in (
+        ("DELETE", "", delete_consumer, "Remove a consumer and its place", "delete"),
+        ("POST", "/reset", post_reset, "Move a consumer to a position", "reset"),
+        ("POST", "/pause", post_pause, "Deliver nothing for a while", "pause"),
+        ("POST", "/resume", post_resume, "Deliver again", "resume"),
+    ):
+        changed = Change(f"consumer.{change}", "durable")
+        routes.append(route(method, f"/consumers/{{durable}}{path}", handler, quart, manage, summary, change=changed))
+    routes.append(
+        route(
+            "POST",
+            "/stream/dead/{id}/replay",
+            post_replay,
+            quart,
+            manage,
+            "Publish a dead letter's message again",
+            change=Change("letter.replay", "id"),
+        )
+    )
     sockets: dict[str, SocketRoute] = {}
     for prefix in ("", "/api"):  # clients in the field use both (S0.27)
         routes.append(
@@ -100,6 +119,7 @@ def make_table(node: Node, guard: Guard) -> RouteTable:
                 None,
                 "A short-lived token for an API key",
                 limits=("ip",),
+                change=Change("token.issue", who=partial(key_holder, node)),
             )
         )
         may_query = partial(check_query_room, node)
@@ -119,11 +139,25 @@ def make_table(node: Node, guard: Guard) -> RouteTable:
             route("GET", f"{prefix}/agents", get_agents, quart, scanners, "The remote scanners"),
             route("GET", f"{prefix}/agents/{{id}}", get_agent, quart, scanners, "One remote scanner"),
             route(
-                "POST", f"{prefix}/agents/{{id}}/scan", post_agent_scan, quart, scanners, "Have a remote scanner scan"
+                "POST",
+                f"{prefix}/agents/{{id}}/scan",
+                post_agent_scan,
+                quart,
+                scanners,
+                "Have a remote scanner scan",
+                change=Change("scan.order", "id"),
             ),
             route("GET", f"{prefix}/scans", get_scans, quart, scanners, "The scans of remote scanners"),
             route("GET", f"{prefix}/scans/{{command_id}}", get_scan, quart, scanners, "One scan of a remote scanner"),
-            route("DELETE", f"{prefix}/scans/{{command_id}}", delete_scan, quart, scanners, "Stop waiting for a scan"),
+            route(
+                "DELETE",
+                f"{prefix}/scans/{{command_id}}",
+                delete_scan,
+                quart,
+                scanners,
+                "Stop waiting for a scan",
+                change=Change("scan.cancel", "command_id"),
+            ),
         ]
         for path in (f"{prefix}/agents", f"{prefix}/ws/agents"):
             sockets[path] = SocketRoute(

@@ -93,6 +93,7 @@ def _kinds() -> dict[str, Kind]:
         Kind("stream.too-slow", unavailable, 503, 4015, "The agent does not read what it is sent"),
         Kind("log.down", unavailable, 503, 4010, "The log is not reachable"),
         Kind("log.refused", unavailable, 503, 4011, "The log refused to store the events"),
+        Kind("audit.away", unavailable, 503, 4012, "The change cannot be recorded, so it was not made"),
         Kind("hashes.tier-down", unavailable, 503, 4012, "A tier of the hash cache is not reachable"),
         Kind("query.wrong", refused, 400, 4522, "The query cannot be answered as it stands"),
         Kind("query.forbidden", refused, 403, 4503, "Queries may not do this"),

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 import orjson
+import trio
 
 from engine import nats_wire
 from engine.endpoints import Locate
@@ -19,6 +20,7 @@ from engine.log import (
     Lost,
     Outcome,
     PullRequest,
+    Reply,
     StoredMessage,
     Verdict,
     is_heard,
@@ -137,6 +139,47 @@ class JetStream:
             if isinstance(reply, Message):
                 return None if _is_unserved(reply) else read_stored(reply.payload)
         return reply or Lost.LOST
+
+    async def read_messages(
+        self, stream: str, sequences: Iterable[int], timeout_s: float
+    ) -> dict[int, StoredMessage] | None:
+        """Read several stored messages at once, of a stream that offers direct reads.
+
+        Args:
+            stream: its name.
+            sequences: which; a few hundred, for all of them are asked for together.
+            timeout_s: for all of them.
+
+        Returns:
+            Those that are there, None when the log does not answer.
+        """
+        wanted = list(sequences)
+        replies: list[Reply] = []
+        done = trio.Event()
+
+        def take(reply: Reply) -> None:
+            replies.append(reply)
+            if len(replies) == len(wanted) or isinstance(reply, Lost):
+                done.set()
+
+        subject = f"$JS.API.DIRECT.GET.{stream}"
+        asked = [self.connection.request_nowait(subject, b'{"seq":%d}' % one, take) for one in wanted]
+        try:
+            with trio.move_on_after(timeout_s):
+                if wanted:
+                    await done.wait()
+        finally:
+            for number in asked:
+                self.connection.forget_request(number)
+        if len(replies) < len(wanted):
+            return None
+        found: dict[int, StoredMessage] = {}
+        for reply in replies:
+            if isinstance(reply, Lost) or _is_unserved(reply):
+                return None
+            if (message := read_direct(reply)) is not None:
+                found[message.sequence] = message
+        return found
 
     def _give_back(self, message: Message) -> None:
         if message.reply.startswith("$JS.ACK."):

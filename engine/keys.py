@@ -20,6 +20,7 @@ from typing import Annotated, Final
 
 import msgspec
 
+from engine.audit import Record
 from engine.identity import FIELD_SCOPES, Kind, Principal, expand_scopes
 from engine.names import check_token
 
@@ -28,6 +29,8 @@ DEMO_KEY: Final = "demo-api-key-2024"
 LEAST_SECRET_CHARS: Final = 16
 MOST_SECRET_CHARS: Final = 512
 MOST_KEYS: Final = 10_000
+MOST_CHANGES: Final = 1000
+"""Of keys, while no gateway runs that could record them: withdrawing a key must never have to wait for one."""
 _GOOD_SECRET: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~+/")
 
 
@@ -80,8 +83,9 @@ class KeyRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         )
 
 
-class _KeysFile(msgspec.Struct, forbid_unknown_fields=True):
+class _KeysFile(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     keys: list[KeyRecord]
+    changes: list[Record] = []
     version: int = 1
 
 
@@ -172,24 +176,25 @@ def make_key(chance: bytes) -> tuple[str, str]:
     return key_id, f"hg_{key_id}_{urlsafe_b64encode(chance[8:]).decode().rstrip('=')}"
 
 
-def decode_keys(text: bytes) -> KeyRing:
-    """Read a keys file.
+def decode_keys(text: bytes) -> tuple[KeyRing, list[Record]]:
+    """Read a keys file: the keys, and the changes of them that wait for the audit log.
 
     Raises:
         ValueError: it is not one; the text says where.
     """
     try:
-        ring = KeyRing(tuple(msgspec.json.decode(text, type=_KeysFile).keys))
+        file = msgspec.json.decode(text, type=_KeysFile)
     except msgspec.DecodeError as problem:
         raise ValueError(f"expected a file that `headgate keys` wrote: {problem}") from None
-    for record in ring.records:
+    for record in file.keys:
         expand_scopes(record.scopes)
-    return ring
+    return KeyRing(tuple(file.keys)), file.changes
 
 
-def encode_keys(ring: KeyRing) -> bytes:
-    """Write a keys file."""
-    return msgspec.json.format(msgspec.json.encode(_KeysFile(list(ring.records))), indent=2) + b"\n"
+def encode_keys(ring: KeyRing, changes: Iterable[Record] = ()) -> bytes:
+    """Write a keys file; of the changes that wait for the audit log it holds the newest `MOST_CHANGES`."""
+    file = _KeysFile(list(ring.records), list(changes)[-MOST_CHANGES:])
+    return msgspec.json.format(msgspec.json.encode(file), indent=2) + b"\n"
 
 
 def keys_of_setting(text: str) -> KeyRing:

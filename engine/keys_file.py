@@ -10,11 +10,12 @@ import fcntl
 import os
 import secrets
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
+from engine.audit import Record
 from engine.errors import Refused
 from engine.keys import KeyRing, decode_keys, encode_keys
 
@@ -50,25 +51,53 @@ class KeysFile:
         Raises:
             Refused: the file is not one of ours, or others may read it.
         """
-        text = _read_private(self.path)
-        if text is None:
-            return KeyRing()
-        try:
-            return decode_keys(text)
-        except ValueError as problem:
-            raise Refused("request.bad-parameter", f"{self.path}: {problem}") from None
+        return self._read()[0]
 
-    def change(self, change: Callable[[KeyRing], KeyRing]) -> KeyRing:
+    def waiting(self) -> list[Record]:
+        """Give the changes of keys that wait for the audit log, oldest first.
+
+        Raises:
+            Refused: as `read`.
+        """
+        return self._read()[1]
+
+    def change(self, change: Callable[[KeyRing], KeyRing], record: Callable[[], Record] | None = None) -> KeyRing:
         """Read, change and write the keys while nobody else does.
+
+        Args:
+            change: gives the keys as they shall be.
+            record: gives what the audit log shall have of it, asked after the change. It is in the same write, so that
+                there is no change without it.
 
         Raises:
             Refused: the file is not one of ours, or others may read it.
             OSError: it cannot be written.
         """
         with self._locked():
-            ring = change(self.read())
-            write_private(self.path, encode_keys(ring))
+            ring, changes = self._read()
+            ring = change(ring)
+            write_private(self.path, encode_keys(ring, [*changes, record()] if record is not None else changes))
             return ring
+
+    def recorded(self, ids: Collection[str]) -> None:
+        """Forget changes that the audit log has.
+
+        Raises:
+            Refused: as `read`.
+            OSError: the file cannot be written.
+        """
+        with self._locked():
+            ring, changes = self._read()
+            write_private(self.path, encode_keys(ring, [one for one in changes if one.id not in ids]))
+
+    def _read(self) -> tuple[KeyRing, list[Record]]:
+        text = _read_private(self.path)
+        if text is None:
+            return KeyRing(), []
+        try:
+            return decode_keys(text)
+        except ValueError as problem:
+            raise Refused("request.bad-parameter", f"{self.path}: {problem}") from None
 
     def token_secret(self) -> bytes:
         """Give the secret that signs tokens; made at the first call.

@@ -21,6 +21,7 @@ from engine.endpoints import endpoints_of
 from engine.errors import Refused
 from engine.names import check_subject_name, check_token
 from engine.request_log import check_rule
+from engine.settings_audit import AuditSettings
 from engine.settings_identity import IdentitySettings, is_loopback
 from engine.settings_limits import LimitSettings
 from engine.settings_server import ServerSettings
@@ -55,7 +56,7 @@ def _database_url(value: str) -> str:
     return value
 
 
-class Settings(TlsSettings, IdentitySettings, LimitSettings, ServerSettings, SpanSettings):
+class Settings(TlsSettings, IdentitySettings, LimitSettings, ServerSettings, SpanSettings, AuditSettings):
     """Everything that can be set; the field's alias is its environment variable."""
 
     model_config = SettingsConfigDict(extra="forbid", frozen=True)  # by name, HOST and DATA would be read too

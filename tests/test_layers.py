@@ -117,6 +117,7 @@ ACTOR_INFRASTRUCTURE = {
 COMPOSERS = {
     "edge.serve",
     "edge.agent_catalog",  # opens the database that it writes into, as a process of its own
+    "edge.serve_audit",  # its part for the audit log: what the keys file has for it
     "edge.serve_postgres",  # its part for PostgreSQL
     "edge.cli_keys",  # changes the keys file
     "edge.agent_command",  # runs a command for each batch

@@ -224,6 +224,10 @@ MALFORMED: dict[str, list[str]] = {
     "CORS_ORIGINS": ["app.example", "https://a/", "https://a/b", "ftp://a", "https://a;https://b/"],
     "HEADGATE_LOG_EXPRESS": ["", "some", "1/0", "1/", "2/3", "1/x", "1/-1"],
     "HEADGATE_LOG_LEVEL": ["trace", "INFO", ""],
+    "HEADGATE_AUDIT": ["maybe", "ON", ""],
+    "HEADGATE_AUDIT_STREAM": ["", "a.b", "a b", "a>"],
+    "HEADGATE_AUDIT_DAYS": ["0", "-1", "nan", "36501"],
+    "HEADGATE_AUDIT_MIB": ["0", "1.5", "1048577"],
 }
 SECRET = {"HEADGATE_API_KEYS", "API_GATEWAY_KEY", "HEADGATE_TOKEN_SECRET", "JWT_SECRET"}
 ANY_TEXT = {
