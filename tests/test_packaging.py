@@ -16,6 +16,10 @@ from typing import Any
 
 import pytest
 
+from edge.cli_commands import app
+from edge.docs_offline import offline_documents
+from engine.errors import KINDS
+from engine.settings import Settings
 from tests.test_layers import STOREYS, imports_of
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -207,3 +211,60 @@ def test_the_image_gets_every_file_that_the_build_needs() -> None:
     """.dockerignore lets through what pyproject names."""
     kept = {line[1:] for line in read(".dockerignore").splitlines() if line.startswith("!")}
     assert {"pyproject.toml", "LICENSE", "README.md", "engine", "actors", "edge"} <= kept
+
+
+def test_the_readme_has_every_setting_with_its_default() -> None:
+    """A row of the table says a variable and what it is when it is not set."""
+    (table,) = re.findall(r"^\| variable \| default \|.*\n((?:\|.+\n)+)", read("README.md"), re.MULTILINE)
+    rows = re.findall(r"^\| (`[^|]*) \| ([^|]*)\|", table, re.MULTILINE)
+    said: dict[str, str] = {}
+    for names, default in rows:
+        variables = re.findall(r"`([A-Z0-9_]+)`", names)
+        values = re.findall(r"`([^`]*)`", default) or [""]
+        said |= dict(zip(variables, values * len(variables) if len(values) == 1 else values, strict=True))
+    for field in Settings.model_fields.values():
+        assert field.alias in said, f"{field.alias} is not in the README's table"
+        secret = getattr(field.default, "get_secret_value", None)
+        default = field.default if secret is None else secret()
+        text = "" if default is None else str(default).removesuffix(".0")
+        # What is empty may be said as what it means then.
+        assert not text or said[field.alias] == text, (
+            f"{field.alias}: the README says {said[field.alias]!r}, it is {text!r}"
+        )
+
+
+def test_the_readme_has_every_route_and_every_error_of_one() -> None:
+    """Each path under its own name or, after its family's, as `…/verb`; each code that a document names."""
+    text = read("README.md")
+    openapi, _ = offline_documents()
+    for path in openapi["paths"]:
+        if path.startswith("/api/") or path == "/docs/{file}":
+            continue  # aliases, and the page's own files
+        assert path in text or f"…/{path.rpartition('/')[2]}" in text, f"{path} is not in the README"
+    named = {code for code in re.findall(r"`([a-z]+\.[a-z-]+)`", text) if not code.endswith(".py")}
+    assert KINDS.keys() - named == set(), "codes that the README does not have"
+    assert {
+        code for code in named if code.partition(".")[0] in {kind.partition(".")[0] for kind in KINDS}
+    } <= KINDS.keys()
+
+
+def test_the_readme_names_every_command_and_no_other() -> None:
+    """Under *Command line*, and wherever it says `headgate something`."""
+    text = read("README.md")
+    (paragraph,) = re.findall(r"^\*\*Command line\.\*\* ((?:.+\n)+)", text, re.MULTILINE)
+    commands = {name for name in app if not name.startswith("-")}
+    named = {word.partition(" ")[0] for word in re.findall(r"`([a-z ]+)`", paragraph.partition(";")[0])}
+    assert named == commands
+    assert set(re.findall(r"(?:^\$ |`)headgate ([a-z]+)", text, re.MULTILINE)) <= commands
+
+
+def test_the_readme_s_proofs_are_there() -> None:
+    """Each test that a promise names is a file."""
+    (table,) = re.findall(r"^\| promise \| proof \|\n((?:\|.+\n)+)", read("README.md"), re.MULTILINE)
+    for line in table.splitlines()[1:]:
+        proofs = re.findall(r"`((?:tests/\w+/)?test_[\w*]+\.py)`", line)
+        assert proofs, line
+        folder = ""
+        for proof in proofs:
+            folder = proof.rpartition("/")[0] or folder
+            assert list(ROOT.glob(f"{folder}/{proof.rpartition('/')[2]}")), f"{proof} in {line}"
