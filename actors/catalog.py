@@ -136,6 +136,21 @@ class Catalog:
             pause_s = RETRY_S
             await self._follow(durable, epoch, state.last_seq)
 
+    async def watch(self, _: Actor, ready: Callable[[], None]) -> None:
+        """Find out when what another process writes may be believed, and no more: one follows the log for all."""
+        ready()
+        await self._migrated.wait()
+        while not self.is_current:
+            await self._log.connection.wait_up()
+            try:
+                state = await self._source.state()
+            except Unavailable as problem:
+                log.debug("the log's state is not known yet", error=problem.detail)
+                await trio.sleep(RETRY_MOST_S)
+                continue
+            await self._catch_up(f"catalog-{self._identity()[:12]}", state.last_seq)
+        await trio.sleep_forever()
+
     async def _follow(self, durable: str, epoch: int, goal_seq: int) -> None:
         """Follow until the connection or the durable is lost; then what was held comes again."""
         give, take = trio.open_memory_channel[_Batch](1)  # packed while another is being written; policy wait
@@ -251,6 +266,7 @@ class Catalog:
         except WireError:
             return  # somebody else published to our inbox: it is not the log's, nothing is owed for it
         if isinstance(item, Delivery):
+            self._log.hold(item.reply, ACK_WAIT_S)
             self._arrived.append(item)
             self._left -= 1
         elif item is not None:

@@ -59,7 +59,7 @@ class Consumers:
         self._log = log
         self._control = control
         self._stream = stream
-        self._attached = attached
+        self.attached = attached
         self._forget = forget
 
     async def list_all(self, offset: int) -> tuple[list[dict[str, object]], int | None]:
@@ -130,7 +130,7 @@ class Consumers:
             Unavailable: the log does not answer.
         """
         await self._find(durable)
-        count = self._attached(durable)
+        count = self.attached(durable)
         if count and not force:
             raise Refused(
                 "request.conflict",
@@ -155,7 +155,7 @@ class Consumers:
             query = {"seq": facts.delivered_seq + 1, "next_by_subj": subject}
             oldest = await self._log.read_message(self._stream, query, READ_WITHIN_S)
             lag_s = age_s(oldest.time, datetime.now(UTC)) if isinstance(oldest, StoredMessage) else None
-        return describe_consumer(facts, lag_s, self._attached(facts.name))
+        return describe_consumer(facts, lag_s, self.attached(facts.name))
 
     async def _move_in_place(self, durable: str, sequence: int) -> bool:
         """Move a consumer without removing it; False when this log or this consumer cannot."""

@@ -71,6 +71,8 @@ class HashCache:
         self._complained = 0.0
         self._followed_us = time.time_ns() // 1000
         self._learned_us = 0
+        self.on_deletions: Callable[[dict[bytes, int]], None] | None = None
+        """Told of what is deleted, paths to times: other processes of this gateway hear it by that."""
 
     def redis_state(self) -> tuple[float, str | None]:
         """Say since when Redis answers or does not, Trio's clock, and why it does not."""
@@ -123,6 +125,8 @@ class HashCache:
         if not (changes.seeds or changes.evicted or changes.tombstones):
             return
         self.table.apply(changes)
+        if self.on_deletions is not None:
+            self.on_deletions(changes.tombstones)
         if self._redis is not None:
             try:
                 await self._redis.apply(changes)

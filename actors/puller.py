@@ -288,6 +288,7 @@ class Puller:
             self._book.verdicts["filtered"] += 1
             return
         held.size_bytes = len(data)
+        self._log.hold(delivery.reply, until - trio.current_time())
         self._arrived.append(Ready(delivery._replace(payload=b""), data, held))
         self.waiting_bytes += len(data)
         self._arrived_at = trio.current_time()

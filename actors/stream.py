@@ -43,8 +43,9 @@ class Consumer:
     agent's hands are empty, until it answers quickly again.
     """
 
-    def __init__(self, log: JetStream, stream: str, durable: str, count: int, book: SettleBook) -> None:
+    def __init__(self, log: JetStream, stream: str, durable: str, count: int, lease_s: float, book: SettleBook) -> None:
         self._book = book
+        self._lease_s = lease_s
         self.window = BatchWindow()
         self.handed = trio.Event()
         self.settled = trio.Event()
@@ -173,6 +174,7 @@ class Consumer:
             if self._book.was_confirmed(self.durable, item, trio.current_time(), None):
                 self._log.settle_nowait([item], Verdict.ACK)
             else:
+                self._log.hold(item.reply, self._lease_s)
                 self._arrived.append(item)
         elif item is not None:
             self._ended = item
@@ -283,7 +285,7 @@ class Streams:
 
         Closes: the consumer, on leaving; what it held goes back at once.
         """
-        consumer = Consumer(self._log, self._stream, durable, count, self._book)
+        consumer = Consumer(self._log, self._stream, durable, count, self._ack_wait_s, self._book)
         if self.tell_delivery is not None:
             consumer.traced = TracedBatches(durable, self.tell_delivery)
         with self._actor.child(durable, lambda: Mailbox(len(consumer.window), count)):

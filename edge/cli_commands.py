@@ -73,6 +73,7 @@ app.command(dead)
         "headgate serve",
         "headgate serve --port 9000 --data /var/lib/headgate",
         "NATS_URL=nats://log.example:4222 headgate serve --host 0.0.0.0",
+        "headgate serve --workers 4",
         "headgate serve --tls-cert /etc/headgate/cert.pem --tls-key /etc/headgate/key.pem",
     )
 )
@@ -85,6 +86,7 @@ def serve(
     tls_key: Path | None = None,
     tls_self_signed: Annotated[bool, Parameter(negative="")] = False,
     http2: Annotated[bool, Parameter(negative="")] = False,
+    workers: Annotated[int | None, Parameter(validator=validators.Number(gte=1, lte=64))] = None,
 ) -> int:
     """Run a gateway, with its own log unless NATS_URL names one.
 
@@ -99,16 +101,23 @@ def serve(
         tls_key: PEM file of its key; HEADGATE_TLS_KEY.
         tls_self_signed: TLS with a certificate of its own, DATA/tls/cert.pem, which clients take as --ca.
         http2: Speak HTTP/2 beside HTTP/1.1: by ALPN with TLS, without it to clients that know; HEADGATE_HTTP2.
+        workers: Processes that serve, on one port, with one set of engines; HEADGATE_WORKERS, or 1.
     """
     from edge.serve import run
     from engine.settings import load_settings
 
     given: dict[str, object] = {"host": host, "port": port, "data": data, "tls_cert": tls_cert, "tls_key": tls_key}
+    given["workers"] = workers
     if tls_self_signed:
         given["tls_self_signed"] = "on"
     if http2:
         given["http2"] = "on"
-    return run(load_settings({name: value for name, value in given.items() if value is not None}))
+    settings = load_settings({name: value for name, value in given.items() if value is not None})
+    if settings.workers > 1:
+        from edge.serve_workers import run_workers
+
+        return run_workers(settings)
+    return run(settings)
 
 
 @app.command(

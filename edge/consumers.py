@@ -7,6 +7,8 @@ Rules of the file:
 
 from math import isfinite
 
+import orjson
+
 from edge.bodies import read_json_object
 from edge.http import Request, Response, json_response
 from edge.node import Node
@@ -21,6 +23,7 @@ async def get_consumers(node: Node, request: Request) -> Response:
     offset = read_count(request.parameters(), "offset", 0, 0, MOST_OFFSET)
     found, after = await node.consumers.list_all(offset)
     shown = [one for one in found if request.principal.allows_durable(str(one["durable"]))]
+    await _add_attached(node, shown)
     return json_response({"consumers": shown, "next": after})
 
 
@@ -66,6 +69,16 @@ async def delete_consumer(node: Node, request: Request) -> Response:
     await node.consumers.remove(durable, force=force)
     node.pulls.forget(durable)
     return json_response({"durable": durable, "deleted": True})
+
+
+async def _add_attached(node: Node, shown: list[dict[str, object]]) -> None:
+    """Add the sockets that other workers have."""
+    if node.mesh is None or not shown:
+        return
+    answers = await node.mesh.ask_all("attached", orjson.dumps([one["durable"] for one in shown]))
+    for counts in map(orjson.loads, answers.values()):
+        for one, count in zip(shown, counts, strict=True):
+            one["attached"] = int(str(one["attached"])) + count
 
 
 def check_members(body: dict[str, object], *names: str) -> None:

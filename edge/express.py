@@ -14,17 +14,17 @@ import re
 import socket
 from collections.abc import Awaitable, Callable
 from enum import Enum
-from functools import lru_cache, partial
+from functools import partial
 from math import inf
 from typing import Final
 
-import httptools
 import structlog
 import trio
 
 from edge.chunked import ChunkedDecoder
+from edge.heads import read_head
 from edge.http import Request, Response, SendPiece
-from edge.normaliser import MAX_HEAD_BYTES, Head, check_head, head_too_large
+from edge.normaliser import MAX_HEAD_BYTES, Head, head_too_large
 from edge.problems import problem_response
 from edge.responses import encode_response, request_id_of
 from edge.routes import Lane, RouteTable, respond
@@ -43,10 +43,12 @@ BODY_LEAST_BYTES_PER_S: Final = 1024
 LINGER_S: Final = 1.0
 """After an early refusal: time for the client to stop sending and read why, before the kernel resets it."""
 LINGER_BYTES: Final = 16 * 1024 * 1024
-REMEMBERED_HEADS: Final = 512
-REMEMBERED_BYTES: Final = 1024
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _REQUEST_START: Final = re.compile(rb"[A-Z]{1,20}(?: |\Z)")
+
+
+PassOn = Callable[["Connection", Head], Awaitable[bool]]
+"""Passes a connection on when the request, whose head was read, belongs to another process; False when it does not."""
 
 
 class Phase(Enum):
@@ -68,9 +70,10 @@ class Connection:
         peer: the client's address.
         table: the routes.
         hand_over: serves this request and all that follow on the Quart lane.
-        upgrade: takes over the connection for a WebSocket, with the head and what came after it.
+        upgrade: takes over the connection for a WebSocket, with the peer, the head and what came after it.
         is_draining: the gateway is shutting down.
         speak_http2: takes over the connection for HTTP/2, with what was received; None where it is not spoken.
+        pass_on: gives a connection to another process where its request belongs to that one; None where there is none.
     """
 
     def __init__(
@@ -79,9 +82,10 @@ class Connection:
         peer: str,
         table: RouteTable,
         hand_over: Callable[["Connection", Head], Awaitable[None]],
-        upgrade: Callable[[ClientStream, Head, bytes, str], Awaitable[None]],
+        upgrade: Callable[[ClientStream, str, Head, bytes, str], Awaitable[None]],
         is_draining: Callable[[], bool],
         speak_http2: Callable[["Connection", bytes], Awaitable[None]] | None = None,
+        pass_on: PassOn | None = None,
     ) -> None:
         is_tls = isinstance(stream, TlsStream)
         self.phase = Phase.HANDSHAKE if is_tls else Phase.IDLE
@@ -96,6 +100,7 @@ class Connection:
         self._upgrade = upgrade
         self._is_draining = is_draining
         self._speak_http2 = speak_http2
+        self._pass_on = pass_on
         self._buffer = bytearray()
         self._head_bytes = b""
         self._unread = False
@@ -143,7 +148,7 @@ class Connection:
             if head.websocket and head.path in self._table.sockets:
                 self.phase, self.deadline = Phase.UPGRADED, inf
                 request_id = request_id_of(head.headers)
-                await self._upgrade(self.stream, head, bytes(self._buffer), request_id)
+                await self._upgrade(self.stream, self.peer, head, bytes(self._buffer), request_id)
                 return
             if self._table.lane(head.path) is Lane.QUART:
                 await self._hand_over(self, head)
@@ -168,12 +173,22 @@ class Connection:
             return None
         self._head_bytes = head_bytes
         self.phase, self.deadline = Phase.BUSY, inf
+        if self._pass_on is not None and await self._pass_on(self, head):
+            return None
         self._unread = head.length is None or head.length > 0
         return head
 
     def _knows_http2(self, head_bytes: bytes) -> bool:
         """Say that the client began with the preface of HTTP/2, on a connection without TLS."""
         return not self._head_bytes and not isinstance(self.stream, TlsStream) and PREFACE.startswith(head_bytes)
+
+    def taken(self) -> bytes:
+        """Give what was read of the request so far, as it came: for whoever serves it instead."""
+        return self._head_bytes + bytes(self._buffer)
+
+    def begin_with(self, data: bytes) -> None:
+        """Serve what another process had read already, before what comes."""
+        self._buffer += data
 
     async def _read_head(self) -> bytes | None:
         buffer = self._buffer
@@ -337,50 +352,3 @@ class Connection:
                 if not data:
                     return
                 left -= len(data)
-
-
-class _HeadCatcher:
-    """Collects what the parser finds."""
-
-    __slots__ = ("pairs", "target")
-
-    def __init__(self) -> None:
-        self.target = b""
-        self.pairs: list[tuple[bytes, bytes]] = []
-
-    def on_url(self, part: bytes) -> None:
-        self.target += part
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self.pairs.append((name, value))
-
-
-def read_head(head_bytes: bytes) -> Head:
-    """Parse and check a request's head, blank line included.
-
-    A client that keeps its connection sends the same head again and again, so short ones are remembered; what a head
-    means depends on nothing else (`bench/scenarios/express.py`).
-
-    Raises:
-        Refused: it is not HTTP, or it is ambiguous.
-    """
-    return _remembered_head(head_bytes) if len(head_bytes) <= REMEMBERED_BYTES else _parse_head(head_bytes)
-
-
-@lru_cache(maxsize=REMEMBERED_HEADS)
-def _remembered_head(head_bytes: bytes) -> Head:
-    return _parse_head(head_bytes)
-
-
-def _parse_head(head_bytes: bytes) -> Head:
-    if not head_bytes[: head_bytes.index(b"\r\n")].endswith((b" HTTP/1.1", b" HTTP/1.0")):
-        raise Refused("request.malformed", "the request line does not end with HTTP/1.1")  # the parser knows others
-    catcher = _HeadCatcher()
-    parser = httptools.HttpRequestParser(catcher)
-    try:
-        parser.feed_data(head_bytes)
-    except httptools.HttpParserUpgrade:
-        pass  # the parser's way to say that the head asks for an upgrade
-    except httptools.HttpParserError as problem:
-        raise Refused("request.malformed", f"this is not HTTP/1.1: {str(problem) or type(problem).__name__}") from None
-    return check_head(parser.get_method(), catcher.target, parser.get_http_version(), catcher.pairs)

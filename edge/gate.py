@@ -71,6 +71,11 @@ class Gate(trio.abc.HalfCloseableStream):
         self._answered.set()
         self._is_closed = False
 
+    @property
+    def peer(self) -> str:
+        """The client's address."""
+        return self._connection.peer
+
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """Give the next request's bytes, once the one before is answered; empty when no more will come."""
         if not self._pending:

@@ -15,7 +15,9 @@ import orjson
 import trio
 
 from edge.http import Request, Response, json_response
+from edge.merging import merge_trees
 from edge.node import Node
+from engine.placement import PARENT
 
 VERSION: Final = version("headgate")
 HEALTH_JSON: Final = "application/health+json"
@@ -98,8 +100,15 @@ async def get_version(node: Node, _: Request) -> Response:
 
 
 async def get_actors(node: Node, _: Request) -> Response:
-    """Give the live tree of actors."""
-    return json_response({"actors": node.root.describe(trio.current_time())})
+    """Give the live tree of actors, of all processes of this gateway."""
+    own = node.root.describe(trio.current_time())
+    if node.mesh is None:
+        return json_response({"actors": own})
+    others = {index: orjson.loads(tree) for index, tree in (await node.mesh.ask_all("actors")).items()}
+    parent = others.pop(PARENT, None)
+    if parent is None:
+        return json_response({"actors": own})  # it is about to end
+    return json_response({"actors": merge_trees(parent, {**others, node.mesh.index: own})})
 
 
 async def get_root(_: Node, __: Request) -> Response:

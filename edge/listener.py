@@ -13,7 +13,7 @@ import errno
 import socket
 import struct
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from ipaddress import ip_address
 from typing import Final
 
@@ -21,7 +21,7 @@ import structlog
 import trio
 
 from actors.tree import Mailbox
-from edge.express import Connection, Phase
+from edge.express import Connection, PassOn, Phase
 from edge.normaliser import Head
 from edge.problems import problem_response
 from edge.responses import encode_response, request_id_of
@@ -64,21 +64,28 @@ class Listener:
         most_per_ip: of one address that is not loopback.
         certificates: what TLS is spoken with, None for plain HTTP.
         speak_http2: serves a connection that speaks HTTP/2, None where that is not spoken.
+        pass_on: gives a connection to another process; None where there is none.
+        shares: other processes accept from the same sockets.
     """
 
     def __init__(
         self,
         table: RouteTable,
         hand_over: Callable[[Connection, Head], Awaitable[None]],
-        upgrade: Callable[[ClientStream, Head, bytes, str], Awaitable[None]],
+        upgrade: Callable[[ClientStream, str, Head, bytes, str], Awaitable[None]],
         most: int,
         most_per_ip: int,
         certificates: Certificates | None = None,
         speak_http2: Callable[[Connection, bytes], Awaitable[None]] | None = None,
+        pass_on: PassOn | None = None,
+        *,
+        shares: bool = False,
     ) -> None:
         self._certificates = certificates
         self._table = table
         self._hand_over = hand_over
+        self._pass_on = pass_on
+        self._shares = shares
         self._upgrade = upgrade
         self._speak_http2 = speak_http2
         self._most = most
@@ -92,17 +99,6 @@ class Listener:
         """How many connections are open, and how many may be."""
         return Mailbox(len(self._connections), self._most)
 
-    async def open(self, host: str, port: int) -> list[trio.SocketListener]:
-        """Bind.
-
-        Raises:
-            OSError: the address is not to be had.
-        """
-        listeners = await trio.open_tcp_listeners(port, host=host, backlog=BACKLOG)
-        for one in listeners:
-            one.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)
-        return listeners
-
     async def run(self, listeners: list[trio.SocketListener], connections: trio.Nursery) -> None:
         """Accept until cancelled; connections live in the nursery that is given."""
         async with trio.open_nursery() as nursery:
@@ -114,9 +110,11 @@ class Listener:
         """Take whoever stands in the backlog, then close the sockets: nobody is reset for having come just now.
 
         Closing a listening socket resets its backlog. So no handshake may begin any more before the backlog is taken.
+        A socket that is shared is not closed by this; whoever closes it for all sees to the handshakes.
         """
         for one in listeners:
-            _refuse_handshakes(one.socket)
+            if not self._shares:
+                refuse_handshakes(one.socket)
             is_there_more = True
             with trio.move_on_after(BACKLOG_MOST_S):
                 while is_there_more:
@@ -174,9 +172,34 @@ class Listener:
             await self._turn_away(stream)
             return
         client = stream if self._certificates is None else TlsStream(stream, self._certificates.context)
+        await self._run(client, peer)
+
+    async def adopt(self, stream: trio.SocketStream, peer: str, data: bytes) -> None:
+        """Serve a connection that another process passed on.
+
+        Args:
+            stream: the connection, or the other process's end of it; plain in any case.
+            peer: the client's address.
+            data: what was read of it already, a head at least.
+        """
+        if self._draining or len(self._connections) >= self._most:
+            self._table.metrics.connections["shed"] += 1
+            await self._turn_away(stream)
+            return
+        await self._run(stream, peer, data)
+
+    async def _run(self, client: ClientStream, peer: str, data: bytes = b"") -> None:
         connection = Connection(
-            client, peer, self._table, self._hand_over, self._upgrade, lambda: self._draining, self._speak_http2
+            client,
+            peer,
+            self._table,
+            self._hand_over,
+            self._upgrade,
+            lambda: self._draining,
+            self._speak_http2,
+            self._pass_on,
         )
+        connection.begin_with(data)
         self._connections.add(connection)
         self._per_ip[peer] += 1
         try:
@@ -223,7 +246,27 @@ class Listener:
                     connection.scope.cancel()
 
 
-def _refuse_handshakes(listening: trio.socket.SocketType) -> None:
+async def open_listening(host: str, ports: Sequence[int]) -> list[trio.SocketListener]:
+    """Bind each port.
+
+    Raises:
+        OSError: the address is not to be had.
+    """
+    listeners = [one for port in ports for one in await trio.open_tcp_listeners(port, host=host, backlog=BACKLOG)]
+    for one in listeners:
+        one.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)
+    return listeners
+
+
+def shared_listening(descriptors: list[int]) -> list[trio.SocketListener]:
+    """Take part in listening sockets that another process has opened."""
+    return [
+        trio.SocketListener(trio.socket.from_stdlib_socket(socket.socket(fileno=descriptor)))
+        for descriptor in descriptors
+    ]
+
+
+def refuse_handshakes(listening: trio.socket.SocketType) -> None:
     """Let the kernel drop what would begin a handshake; where it cannot, closing resets who came last."""
     program = b"".join(struct.pack("=HBBI", *instruction) for instruction in _NO_MORE_HANDSHAKES)
     buffer = ctypes.create_string_buffer(program)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
+import orjson
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -28,9 +29,11 @@ from edge.health_metrics import health_metrics
 from edge.http import Request, Response, json_response
 from edge.limits_metrics import limit_metrics
 from edge.log_metrics import ask_consumers, consumer_metrics, log_metrics
+from edge.merging import describe_families, merge_families
 from edge.stream_metrics import stream_metrics
 from engine.gaps import REASONS
 from engine.metrics import HTTP2_EVENTS
+from engine.placement import PARENT
 from engine.scans import LIVE, ScanState
 
 if TYPE_CHECKING:
@@ -55,7 +58,7 @@ _NOT_MEASURED: Final = {
 async def get_metrics(node: "Node", request: Request) -> Response:
     """Give every metric, in OpenMetrics where the client asks for that."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(NodeCollector(node, await ask_consumers(node)))
+    registry.register(_Collected(await gather(node)))
     if prefers_openmetrics(request.headers.get("accept", "")):
         text: bytes = openmetrics.generate_latest(registry)  # type: ignore[no-untyped-call]  # it publishes no types
         return Response(200, text, OPENMETRICS, {"Vary": "Accept"})
@@ -67,10 +70,9 @@ async def get_service_metrics(node: "Node", request: Request) -> Response:
     if is_scraper(request.headers.get("accept", "")):
         return await get_metrics(node, request)
     now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    collector = NodeCollector(node, await ask_consumers(node))
     figures = [
         {"name": one.name, "labels": one.labels, "value": one.value}
-        for family in collector.collect()
+        for family in await gather(node)
         for one in family.samples
         if "le" not in one.labels
     ]
@@ -87,6 +89,36 @@ def is_scraper(accept: str) -> bool:
     return any(
         "application/openmetrics-text" in one or ("text/plain" in one and "version=0.0.4" in one) for one in parts
     )
+
+
+async def gather(node: "Node") -> list[Metric]:
+    """Give every metric as it is now, added up over the processes of this gateway.
+
+    What the log says of its consumers is asked once, here.
+    """
+    own = list(NodeCollector(node, await ask_consumers(node)).collect())
+    if node.mesh is None:
+        return own
+    others = await node.mesh.ask_all("metrics")
+    count = 1 + len(others.keys() - {PARENT})
+    workers = GaugeMetricFamily("headgate_workers", "Workers that answered this scrape.", value=count)
+    return [*merge_families([describe_families(own), *map(orjson.loads, others.values())]), workers]
+
+
+def collect(node: "Node") -> list[Metric]:
+    """Give every metric of this process alone."""
+    return list(NodeCollector(node, None).collect())
+
+
+class _Collected:
+    """Metrics that are there already."""
+
+    def __init__(self, metrics: list[Metric]) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> list[Metric]:
+        """Give them."""
+        return self._metrics
 
 
 def prefers_openmetrics(accept: str) -> bool:

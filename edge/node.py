@@ -19,6 +19,7 @@ from actors.health import Health
 from actors.identity import Authenticator
 from actors.ingest import Publisher
 from actors.limits import Limiter
+from actors.mesh import Mesh
 from actors.postgres import Databases
 from actors.pulls import Pulls
 from actors.query import Queries
@@ -56,6 +57,7 @@ class Node:
         limits: counts how much they ask, None where nothing is limited.
         spans: tells a collector, None where nobody listens.
         audit: who changed what, None where nobody records it.
+        mesh: the other processes of this gateway, None where it has one process only.
     """
 
     settings: Settings
@@ -79,3 +81,4 @@ class Node:
     limits: Limiter | None
     spans: Spans | None
     audit: AuditLog | None
+    mesh: Mesh | None = None

@@ -17,6 +17,7 @@ from edge.consumers import read_count
 from edge.http import Request, Response, json_response
 from edge.node import Node
 from engine.errors import Fault, Refused
+from engine.placement import home_of_durable
 from engine.settle_words import BadFrame, Settle, read_settle
 from engine.stream import BATCH_BYTES
 from engine.stream_v1 import encode_events, read_options
@@ -24,6 +25,8 @@ from engine.stream_v1 import encode_events, read_options
 MOST_WAIT_S: Final = 60.0
 MOST_BYTES: Final = 8 * 1024 * 1024
 SETTLE_BYTES: Final = 1024 * 1024
+SETTLE_WITHIN_S: Final = 30.0
+"""For another worker, which waits for the log's confirmation."""
 
 
 async def get_pull(node: Node, request: Request) -> Response:
@@ -81,8 +84,18 @@ async def post_settle(node: Node, request: Request) -> Response:
     words = read_settle({"confirm": True, **body})
     if isinstance(words, BadFrame):
         raise Refused("request.wrong-shape", words.message)
-    settled = await node.pulls.settle(durable, words)
+    settled = await _settle(node, durable, words, body)
     return json_response(settled if settled is not None else _all_late(words))
+
+
+async def _settle(node: Node, durable: str, words: Settle, body: dict[str, object]) -> dict[str, object] | None:
+    """Settle where the durable's batches are: here, or in another worker."""
+    mesh = node.mesh
+    if mesh is None or (home := home_of_durable(durable, mesh.count)) == mesh.index:
+        return await node.pulls.settle(durable, words)
+    said = orjson.dumps({"durable": durable, "words": {"confirm": True, **body}})
+    found: dict[str, object] | None = orjson.loads(await mesh.ask(home, "settle", said, SETTLE_WITHIN_S))
+    return found
 
 
 def _answer(pulled: Pulled) -> Response:

@@ -135,7 +135,7 @@ class _Server(TCPServer):
         """
         try:
             socket = self._gate.socket
-            client = parse_socket_addr(socket.family, socket.getpeername())
+            client = parse_socket_addr(socket.family, socket.getpeername()) or (self._gate.peer, 0)
             server = parse_socket_addr(socket.family, socket.getsockname())
             async with TaskGroup() as task_group:
                 self._task_group = task_group

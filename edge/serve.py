@@ -12,9 +12,9 @@ import gc
 import os
 import signal
 import sys
+from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
 from functools import partial
-from itertools import cycle
 from typing import Final, TypeVar
 
 import structlog
@@ -29,6 +29,7 @@ from actors.hashes import HashCache
 from actors.health import Disk, Health
 from actors.ingest import Publisher
 from actors.log import LogKeeper
+from actors.orphans import give_back_orphans
 from actors.pulls import Pulls
 from actors.query import Queries
 from actors.stream import Streams
@@ -36,13 +37,14 @@ from actors.stream_v1 import LeasedStreams
 from actors.tree import Actor, State, supervise
 from edge.guard import Guard
 from edge.http2 import Http2
-from edge.listener import Listener
+from edge.listener import Listener, open_listening, shared_listening
 from edge.logs import configure_logs
 from edge.node import Node
 from edge.quart_lane import QuartLane
 from edge.serve_audit import make_audit, run_key_records
 from edge.serve_identity import open_identity
 from edge.serve_limits import open_limits
+from edge.serve_mesh import begin_taking, make_passing, open_journal, open_mesh, say_ready, take_part
 from edge.serve_postgres import make_catalog, open_databases, open_embedded_postgres
 from edge.serve_spans import open_spans
 from edge.serve_tls import open_certificates
@@ -53,7 +55,7 @@ from engine.agents import Roster
 from engine.bridge import open_bridge
 from engine.children import locked_folder
 from engine.dead import nak_delay_ms
-from engine.endpoints import Endpoint, Locate, endpoints_of
+from engine.endpoints import rotation
 from engine.errors import Fault
 from engine.hashes import HashTable
 from engine.hashes_redis import RedisTier
@@ -62,6 +64,7 @@ from engine.log import StreamFacts
 from engine.log_control import LogControl
 from engine.metrics import Metrics
 from engine.nats_server import EmbeddedLog
+from engine.placement import FIRST, Placement
 from engine.request_log import RequestLog
 from engine.settings import Settings
 from engine.settle_book import SettleBook
@@ -76,12 +79,17 @@ READY_WITHIN_S: Final = 30.0
 FLUSH_WITHIN_S: Final = 2.0
 
 
-def run(settings: Settings) -> int:
-    """Run a gateway until it is told to stop; the exit code says how it went."""
+def run(settings: Settings, placement: Placement | None = None) -> int:
+    """Run a gateway, or a worker of one, until it is told to stop; the exit code says how it went."""
+    return run_and_explain(settings, partial(serve, settings, placement))
+
+
+def run_and_explain(settings: Settings, main: Callable[[], Awaitable[None]]) -> int:
+    """Run this process's Trio; what ends it is said in one line."""
     configure_logs(settings.log_level)
     code = EXIT_OK
     try:
-        trio.run(partial(serve, settings))
+        trio.run(main)
     except* Fault as group:
         fault = _first_of(group)
         _complain(fault.detail)
@@ -94,11 +102,17 @@ def run(settings: Settings) -> int:
     return code
 
 
-async def serve(settings: Settings, *, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED) -> None:
+async def serve(
+    settings: Settings,
+    placement: Placement | None = None,
+    *,
+    task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
+) -> None:
     """Run a gateway until SIGTERM or SIGINT.
 
     Args:
         settings: what to run.
+        placement: this process's place where there are several; None where it is alone and runs the engines too.
         task_status: reports the address once requests are welcome.
 
     Raises:
@@ -108,25 +122,29 @@ async def serve(settings: Settings, *, task_status: trio.TaskStatus[str] = trio.
     root = Actor("headgate", trio.current_time())
     draining = trio.Event()
     embedded = None if settings.nats_url else EmbeddedLog(settings.data.resolve() / "nats", settings.durability)
-    locate = embedded.endpoint if embedded is not None else _rotation(settings.nats_url)
+    locate = embedded.endpoint if embedded is not None else rotation(settings.nats_url)
     has_engines = embedded is not None or settings.has_own_database
-    with locked_folder(settings.data) if has_engines else nullcontext(), root.child("children") as nest:
+    is_locked = has_engines and placement is None
+    with locked_folder(settings.data) if is_locked else nullcontext(), root.child("children") as nest:
         async with (
             open_identity(settings, root) as guard,
             open_certificates(settings, root) as certificates,
             trio.open_nursery() as signals,
-            open_embedded_postgres(settings, nest) as locate_database,
+            open_embedded_postgres(settings, nest, is_ours=placement is None) as locate_database,
             trio.open_nursery() as children,
             open_bridge() as bridge,
             open_limits(settings, root, bridge, guard),
             open_spans(settings, root) as spans,
             open_databases(settings, root, bridge, locate_database) as postgres,
+            open_mesh(placement, root) as mesh,
+            open_journal(settings) as journal,
         ):
             signals.start_soon(_watch_signals, draining)
             with root.child("stream") as agents, root.child("agents") as far:
-                if embedded is not None:
+                if embedded is not None and placement is None:
                     children.start_soon(partial(supervise, nest, "nats", partial(run_embedded_log, embedded)))
                 jetstream = JetStream(locate, "headgate")
+                jetstream.keep_journal(journal)
                 control = LogControl(bridge, locate)
                 tier = (
                     RedisTier(bridge, settings.redis_address, settings.cache_ttl_s) if settings.redis_address else None
@@ -218,7 +236,10 @@ async def serve(settings: Settings, *, task_status: trio.TaskStatus[str] = trio.
                     guard.limiter,
                     spans,
                     audit,
+                    mesh,
                 )
+                if mesh is not None:
+                    take_part(node, mesh, cache)
                 async with trio.open_nursery() as drivers:
                     drivers.start_soon(partial(supervise, root, "log", keeper.run_connection))
                     async with trio.open_nursery() as actors:
@@ -235,9 +256,11 @@ async def serve(settings: Settings, *, task_status: trio.TaskStatus[str] = trio.
                         if disk is not None:
                             actors.start_soon(partial(supervise, root, "disk", disk.run))
                         if catalog is not None:
-                            run = partial(supervise, root, "catalog", catalog.run, is_needed=False)
+                            follow = catalog.run if placement is None or placement.index == FIRST else catalog.watch
+                            run = partial(supervise, root, "catalog", follow, is_needed=False)
                             actors.start_soon(partial(run, mailbox=catalog.mailbox))
-                        await _listen(node, guard, certificates, keeper, task_status)
+                        actors.start_soon(give_back_orphans, settings.leases_folder, jetstream)
+                        await _listen(node, guard, certificates, keeper, placement, task_status)
                         with trio.move_on_after(FLUSH_WITHIN_S):
                             await publisher.wait_idle()
                         actors.cancel_scope.cancel()
@@ -255,6 +278,7 @@ async def _listen(
     guard: Guard,
     certificates: Certificates | None,
     keeper: LogKeeper,
+    placement: Placement | None,
     task_status: trio.TaskStatus[str],
 ) -> None:
     """Serve clients until draining begins, then let them go."""
@@ -266,12 +290,25 @@ async def _listen(
     quart = QuartLane(table)
     upgrade = partial(upgrade_connection, table, node.draining)
     http2 = Http2(table, node.draining, settings.connections).serve if settings.http2 == "on" else None
+    passing = make_passing(node.mesh, placement)
     listener = Listener(
-        table, quart.serve, upgrade, settings.connections, settings.connections_per_ip, certificates, http2
+        table,
+        quart.serve,
+        upgrade,
+        settings.connections,
+        settings.connections_per_ip,
+        certificates,
+        http2,
+        passing.pass_on if passing is not None else None,
+        shares=placement is not None,
     )
-    sockets = [one for port in settings.ports for one in await listener.open(settings.host, port)]
+    if placement is None:
+        sockets = await open_listening(settings.host, settings.ports)
+    else:
+        sockets = shared_listening(placement.listening)
     with root.child("listener", listener.mailbox):
         async with trio.open_nursery() as connections:
+            begin_taking(passing, listener, connections)
             with trio.CancelScope() as accepting:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(listener.run, sockets, connections)
@@ -279,6 +316,8 @@ async def _listen(
                     await node.draining.wait()
                     root.state = State.DRAINING
                     accepting.cancel()
+            if node.mesh is not None:
+                node.mesh.stop_receiving()
             await listener.stop_accepting(sockets, connections)
             log.info("draining", connections=listener.mailbox().depth, within_s=settings.drain_s)
             await listener.drain(settings.drain_s)
@@ -304,10 +343,12 @@ async def _announce(
         log.warning("the catalog is not there yet; /readyz waits for it", error=node.postgres.error)
     if len(node.settings.ports) > 1:
         log.info("listening on a second port too", host=host, port=node.settings.api_port)
-    sys.stdout.write(
-        f"headgate ready {address} durability={node.health.durability} data={node.settings.data} pid={os.getpid()}\n"
-    )
-    sys.stdout.flush()
+    if node.mesh is not None:
+        say_ready(node.mesh, node.health.durability)
+    else:
+        data, durability = node.settings.data, node.health.durability
+        sys.stdout.write(f"headgate ready {address} durability={durability} data={data} pid={os.getpid()}\n")
+        sys.stdout.flush()
     _settle_memory()
     task_status.started(address)
 
@@ -329,15 +370,6 @@ def _settle_memory() -> None:
     """
     gc.collect()
     gc.freeze()
-
-
-def _rotation(urls: str) -> Locate:
-    endpoints = cycle(endpoints_of(urls))
-
-    def locate() -> Endpoint:
-        return next(endpoints)
-
-    return locate
 
 
 def _complain(text: str) -> None:

@@ -37,7 +37,7 @@ async def open_identity(settings: Settings, root: Actor) -> AsyncIterator[Guard]
         OSError: the data folder cannot be written.
     """
     file = KeysFile(settings.data.resolve())
-    given, demo = _given_keys(settings), _demo_key(settings)
+    given, demo = given_keys(settings), _demo_key(settings)
     check_exposure(settings, given | file.read())
     if settings.is_open:
         given |= demo
@@ -103,7 +103,8 @@ def _jwt_keys(settings: Settings) -> JwtKeys | None:
     return JwtKeys(policy, given, partial(fetch_jwks, settings.jwks_url) if settings.jwks_url else None)
 
 
-def _given_keys(settings: Settings) -> KeyRing:
+def given_keys(settings: Settings) -> KeyRing:
+    """Give the keys that the settings name."""
     ring = keys_of_setting(settings.api_keys.get_secret_value())
     if one := settings.gateway_key.get_secret_value():
         ring |= KeyRing((key_of("gateway", one, ("admin",)),))

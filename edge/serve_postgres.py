@@ -23,8 +23,15 @@ from engine.settings import Settings
 
 
 @asynccontextmanager
-async def open_embedded_postgres(settings: Settings, nest: Actor) -> AsyncIterator[LocateDatabase | None]:
+async def open_embedded_postgres(
+    settings: Settings, nest: Actor, *, is_ours: bool = True
+) -> AsyncIterator[LocateDatabase | None]:
     """Start the embedded PostgreSQL, where there is to be one, for the length of the block.
+
+    Args:
+        settings: say which database.
+        nest: where its process stands in the tree.
+        is_ours: this process runs it; otherwise the parent does.
 
     Gives:
         Where the catalog's database is; None when there is no catalog.
@@ -33,6 +40,12 @@ async def open_embedded_postgres(settings: Settings, nest: Actor) -> AsyncIterat
         yield None
     elif not settings.has_own_database:
         yield partial(_external, settings)
+    elif not is_ours:
+        other = EmbeddedPostgres.run_by_another(settings.data.resolve() / "postgres")
+        try:
+            yield other.address
+        finally:
+            other.close()
     else:
         embedded = EmbeddedPostgres(settings.data.resolve() / "postgres")
         try:

@@ -27,6 +27,7 @@ async def upgrade_connection(
     table: RouteTable,
     draining: trio.Event,
     stream: ClientStream,
+    peer: str,
     head: Head,
     rest: bytes,
     request_id: str,
@@ -37,11 +38,11 @@ async def upgrade_connection(
         table: the routes.
         draining: set when no new sessions are taken.
         stream: the connection; whoever accepted it closes it.
+        peer: the client's address.
         head: the request's head, checked.
         rest: what came after it.
         request_id: of the request.
     """
-    peer = str(stream.socket.getpeername()[0])
     request = Request(head.method, head.path, head.query, head.headers, peer, request_id, _no_body)
     try:
         if draining.is_set():

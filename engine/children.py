@@ -90,6 +90,7 @@ def start_child(
     *,
     run_as: RunAs | None = None,
     inherited: Sequence[int] = (),
+    kept: Sequence[int] = (),
     environment: Mapping[str, str] | None = None,
 ) -> Child:
     """Start a child that the kernel kills when this process ends, however it ends.
@@ -100,6 +101,7 @@ def start_child(
         log: takes its standard output and error.
         run_as: the account to run it as; None for this process's own.
         inherited: file descriptors that it keeps under the same numbers; the first is its working folder.
+        kept: more file descriptors that it keeps under the same numbers.
         environment: what it gets instead of this process's environment.
 
     Raises:
@@ -116,7 +118,7 @@ def start_child(
         user=run_as.uid if run_as is not None else None,
         group=run_as.gid if run_as is not None else None,
         extra_groups=[] if run_as is not None else None,
-        pass_fds=inherited,
+        pass_fds=[*inherited, *kept],
         cwd=f"/proc/self/fd/{inherited[0]}" if inherited else None,
         env=environment,
     )

@@ -5,6 +5,7 @@ Rules of the file:
 """
 
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
@@ -50,3 +51,13 @@ def endpoints_of(urls: str) -> list[Endpoint]:
             credentials = {"auth_token": unquote(url.username)}
         endpoints.append(Endpoint(url.hostname or "127.0.0.1", url.port or 4222, credentials, url.scheme == "tls"))
     return endpoints
+
+
+def rotation(urls: str) -> Locate:
+    """Give the servers of `NATS_URL` in turn, again and again."""
+    endpoints = cycle(endpoints_of(urls))
+
+    def locate() -> Endpoint:
+        return next(endpoints)
+
+    return locate

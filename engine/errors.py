@@ -108,6 +108,7 @@ def _kinds() -> dict[str, Kind]:
         Kind("postgres.busy", unavailable, 503, 4013, "PostgreSQL has no room for this now"),
         Kind("postgres.cancelled", unavailable, 503, 4016, "PostgreSQL ended this before it was done"),
         Kind("server.too-many-connections", unavailable, 503, 4013, "Too many connections are open"),
+        Kind("server.worker-away", unavailable, 503, 1012, "A part of the gateway is being started again"),
         Kind("server.draining", unavailable, 503, 1012, "The gateway is shutting down"),
         Kind("server.broken", broken, 500, 1011, "The gateway has a bug"),
     )
@@ -176,3 +177,9 @@ class Broken(Fault):
     """A bug of the gateway; the request's id finds it in the log."""
 
     situation = Situation.BROKEN
+
+
+def fault_of(code: str, detail: str) -> Fault:
+    """Make the fault of a code, whatever its situation."""
+    situation = KINDS[code].situation
+    return next(one for one in (Refused, Unavailable, Unknown, Broken) if one.situation is situation)(code, detail)

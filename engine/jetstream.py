@@ -15,6 +15,7 @@ import trio
 from engine import nats_wire
 from engine.endpoints import Locate
 from engine.errors import Unavailable
+from engine.lease_journal import PART, LeaseJournal
 from engine.log import (
     Delivery,
     Lost,
@@ -45,6 +46,23 @@ class JetStream:
 
     def __init__(self, locate: Locate, name: str) -> None:
         self.connection = NatsConnection(locate, name, self._give_back)
+        self.connection.watchers.append(self._begin_journal)
+        self._journal: LeaseJournal | None = None
+
+    def keep_journal(self, journal: LeaseJournal | None) -> None:
+        """Write down what is held from now on, or stop writing it down."""
+        self._journal = journal
+        self._begin_journal()
+
+    def hold(self, reply: str, lease_s: float) -> None:
+        """Note that a delivery has come and is held.
+
+        Args:
+            reply: where its verdict goes.
+            lease_s: what the log gives it.
+        """
+        if self._journal is not None:
+            self._journal.hold(reply, lease_s * PART)
 
     def publish_nowait(self, subject: str, payload: bytes, on_outcome: OnOutcome, header: bytes = b"") -> int:
         """Publish one message; `on_outcome` is called exactly once, perhaps before this returns.
@@ -66,14 +84,25 @@ class JetStream:
         """
         body = verdict.value
         size = len(body)
-        return self.connection.send_nowait(
-            b"".join([b"PUB %s %d\r\n%s\r\n" % (one.reply.encode(), size, body) for one in deliveries])
-        )
+        data = b"".join([b"PUB %s %d\r\n%s\r\n" % (one.reply.encode(), size, body) for one in deliveries])
+        is_sent = self.connection.send_nowait(data)
+        if is_sent and self._journal is not None:
+            note = self._journal.extend if verdict is Verdict.PROGRESS else self._journal.settle
+            for one in deliveries:
+                note(one.reply)
+        return is_sent
 
     def say_nowait(self, words: Iterable[tuple[str, bytes]]) -> bool:
         """Send words to the reply subjects of deliveries, in one write; False when there is no connection."""
-        data = b"".join([b"PUB %s %d\r\n%s\r\n" % (reply.encode(), len(body), body) for reply, body in words])
-        return not data or self.connection.send_nowait(data)
+        said = list(words)
+        data = b"".join([b"PUB %s %d\r\n%s\r\n" % (reply.encode(), len(body), body) for reply, body in said])
+        if not data:
+            return True
+        is_sent = self.connection.send_nowait(data)
+        if is_sent:
+            for reply, body in said:
+                self._note(reply, body)
+        return is_sent
 
     def ask_nowait(self, reply: str, body: bytes, on_answer: Callable[[bool], None]) -> None:
         """Send words to a delivery's reply subject and have the log say that it heard them (a double ack).
@@ -84,6 +113,7 @@ class JetStream:
             on_answer: called exactly once, perhaps before this returns: True when the log answered, False when it
                 cannot any more, and then it may or may not have heard them.
         """
+        self._note(reply, body)
         self.connection.request_nowait(reply, body, lambda answer: on_answer(is_heard(answer)))
 
     async def ask_api(self, subject: str, timeout_s: float = API_TIMEOUT_S) -> dict[str, Any]:
@@ -180,6 +210,19 @@ class JetStream:
             if (message := read_direct(reply)) is not None:
                 found[message.sequence] = message
         return found
+
+    def _note(self, reply: str, body: bytes) -> None:
+        """Write down what a verdict does to a lease."""
+        if self._journal is None:
+            return
+        if body == Verdict.PROGRESS.value:
+            self._journal.extend(reply)
+        else:
+            self._journal.settle(reply)
+
+    def _begin_journal(self) -> None:
+        if self._journal is not None and self.connection.is_up:
+            self._journal.begin(str(self.connection.info.fields.get("server_id", "")))
 
     def _give_back(self, message: Message) -> None:
         if message.reply.startswith("$JS.ACK."):

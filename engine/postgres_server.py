@@ -63,6 +63,17 @@ class EmbeddedPostgres:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._descriptor = -1
+        self._is_ours = True
+
+    @classmethod
+    def run_by_another(cls, folder: Path) -> "EmbeddedPostgres":
+        """Give the server that another process of this gateway runs: its address is all there is to know of it.
+
+        Closes: with `close`.
+        """
+        server = cls(folder)
+        server._is_ours = False
+        return server
 
     @property
     def record(self) -> Path:
@@ -184,7 +195,9 @@ class EmbeddedPostgres:
             OSError: it was never started.
         """
         if self._descriptor < 0:
-            raise FileNotFoundError("the embedded PostgreSQL is not ready yet")
+            if self._is_ours or not self.is_made:
+                raise FileNotFoundError("the embedded PostgreSQL is not ready yet")
+            self._descriptor = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         secret = (self.folder / "secret").read_text().strip()
         return Address(f"/proc/self/fd/{self._descriptor}", 5432, OWNER, secret, "postgres")
 

@@ -69,6 +69,9 @@ class Settings(TlsSettings, IdentitySettings, LimitSettings, ServerSettings, Spa
     nats_monitor_url: Annotated[str, AfterValidator(_http_url)] = Field(
         "", alias="NATS_MONITOR_URL", description="an external log's monitoring, which proves its durability class"
     )
+    workers: int = Field(
+        1, alias="HEADGATE_WORKERS", ge=1, le=64, description="processes that serve; above 1 a parent runs the engines"
+    )
     durability: Literal["fsync", "buffered"] = Field(
         "fsync", alias="HEADGATE_DURABILITY", description="how the embedded log stores: before or after it answers"
     )
@@ -178,6 +181,17 @@ class Settings(TlsSettings, IdentitySettings, LimitSettings, ServerSettings, Spa
     def overridden(self) -> frozenset[str]:
         """The variables whose values came from the command line."""
         return self._overridden
+
+    @property
+    def from_command_line(self) -> dict[str, object]:
+        """The fields whose values came from the command line, as JSON values: for another process to take over."""
+        given = {name for name, field in type(self).model_fields.items() if field.alias in self._overridden}
+        return self.model_dump(mode="json", include=given)
+
+    @property
+    def leases_folder(self) -> Path:
+        """Where processes write down what they hold of the log."""
+        return self.data.resolve() / "leases"
 
     @property
     def is_open(self) -> bool:

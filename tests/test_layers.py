@@ -34,9 +34,10 @@ DRIVERS: dict[str, set[str]] = {
     "engine.children": set(),  # child processes
     "engine.confine": set(),  # the kernel's limits on one
     "engine.hashes_redis": {"engine.bridge"},
-    "engine.jetstream": {"engine.nats"},
+    "engine.jetstream": {"engine.lease_journal", "engine.nats"},
     "engine.jwks": set(),  # a key set, over HTTP
     "engine.keys_file": set(),  # the keys and the secret in the data folder
+    "engine.lease_journal": set(),  # what a process holds of the log, in a file that outlives it
     "engine.limits_redis": {"engine.bridge"},
     "engine.log_control": {"engine.bridge"},
     "engine.monitor": set(),  # a log server's monitoring, over HTTP
@@ -118,6 +119,8 @@ COMPOSERS = {
     "edge.serve",
     "edge.agent_catalog",  # opens the database that it writes into, as a process of its own
     "edge.serve_audit",  # its part for the audit log: what the keys file has for it
+    "edge.serve_workers",  # the parent of several workers: the engines and the workers
+    "edge.serve_mesh",  # a worker's part: its journal, its end of the mesh
     "edge.serve_postgres",  # its part for PostgreSQL
     "edge.cli_keys",  # changes the keys file
     "edge.agent_command",  # runs a command for each batch

@@ -12,7 +12,7 @@ import trio.testing
 from cryptography.hazmat.primitives import serialization
 
 from edge.express import HANDSHAKE_WITHIN_S
-from edge.listener import Listener
+from edge.listener import Listener, open_listening
 from edge.routes import RouteTable
 from edge.serve_tls import LOOK_EVERY_S, run_reloads
 from edge.tls import Certificates, make_own, open_pair
@@ -207,7 +207,7 @@ async def test_a_handshake_that_does_not_end_is_cut(tmp_path: Path, patient_cloc
     pair = make_pair(tmp_path)
     most = 3
     listener = Listener(RouteTable([], Metrics()), never, never, most, most, Certificates(pair.cert, pair.key))
-    (socket,) = await listener.open("127.0.0.1", 0)
+    (socket,) = await open_listening("127.0.0.1", [0])
     async with trio.open_nursery() as nursery:
         nursery.start_soon(listener.run, [socket], nursery)
         idle = [await trio.testing.open_stream_to_socket_listener(socket) for _ in range(most)]

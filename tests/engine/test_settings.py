@@ -183,6 +183,7 @@ MALFORMED: dict[str, list[str]] = {
     "HEADGATE_CACHE_MIB": ["0", "-5", "x"],
     "HEADGATE_MIN_FREE_MIB": ["-1", "x", "1000000001"],
     "HEADGATE_CONNECTIONS": ["0", "15", "x"],
+    "HEADGATE_WORKERS": ["0", "65", "two"],
     "HEADGATE_CONNECTIONS_PER_IP": ["0", "x"],
     "HEADGATE_DRAIN_S": ["-1", "nan", "inf", "601", "ten"],
     "HEADGATE_ACK_WAIT_S": ["0", "nan", "3601"],

@@ -31,7 +31,7 @@ __all__ = ["Gateway", "GatewayDied", "open_gateway", "running_gateway"]
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 
 # A cold start on two busy cores: Python's imports, the log's first stream. T35 has the real bound.
-READY_TIMEOUT_S = 20.0
+READY_TIMEOUT_S = 60.0
 # HEADGATE_DRAIN_S (10 by default) and the five seconds that T22 grants on top.
 STOP_TIMEOUT_S = 15.0
 

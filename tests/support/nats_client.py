@@ -18,6 +18,7 @@ import trio
 
 from tests.support.gateway import Gateway
 from tests.support.http import ask
+from tests.support.waiting import wait_until
 
 __all__ = ["LogMessage", "NatsClient", "open_embedded_log", "open_nats_client"]
 
@@ -186,8 +187,15 @@ async def open_nats_client(url: str, user: str | None = None, password: str | No
 @asynccontextmanager
 async def open_embedded_log(gateway: Gateway) -> AsyncIterator[NatsClient]:
     """Connect to the log inside a running gateway, with the password from its data folder."""
-    ready = (await ask(gateway.url, "GET", "/readyz")).json()
-    varz = (await ask(ready["dependencies"]["log"]["monitor_url"], "GET", "/varz")).json()
+
+    async def find_monitor() -> str | None:
+        ready = (await ask(gateway.url, "GET", "/readyz")).json()
+        url: str | None = ready["dependencies"]["log"].get("monitor_url")  # not known to a worker that has just started
+        return url
+
+    monitor_url = await wait_until(find_monitor, "the gateway knows its log", timeout_s=30)
+    assert monitor_url is not None
+    varz = (await ask(monitor_url, "GET", "/varz")).json()
     password = (await trio.Path(gateway.data_dir / "nats" / "secret").read_text()).strip()
     async with open_nats_client(f"nats://127.0.0.1:{varz['port']}", "headgate", password) as client:
         yield client

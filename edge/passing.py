@@ -1,0 +1,106 @@
+"""Passes connections between the workers of one gateway, where a request belongs to one of them.
+
+A plain connection goes over whole, as a descriptor, and costs nothing afterwards. One that speaks TLS cannot: its keys
+are in this process. It is relayed: the other worker gets one end of a socket pair, and the bytes go through here.
+
+Rules of the file:
+- What was read already goes along, byte for byte; the other worker begins with it as if it had read it.
+- A worker that serves a connection checks everything anew: nothing is believed because it came from another.
+"""
+
+import socket
+from contextlib import suppress
+from functools import partial
+from math import inf
+from typing import Final
+from urllib.parse import parse_qsl
+
+import orjson
+import trio
+
+from actors.mesh import Mesh
+from edge.express import Connection, Phase
+from edge.listener import Listener
+from edge.normaliser import Head
+from edge.tls_stream import ClientStream
+from engine.placement import home_of
+
+RELAY_BYTES: Final = 64 * 1024
+
+
+class Passing:
+    """Decides where a request belongs, and brings its connection there.
+
+    Args:
+        mesh: the way to the others.
+        count: how many workers there are.
+    """
+
+    def __init__(self, mesh: Mesh, count: int) -> None:
+        self._mesh = mesh
+        self._count = count
+        self.passed = 0
+        self.relayed = 0
+
+    async def pass_on(self, connection: Connection, head: Head) -> bool:
+        """Pass a connection on when its request belongs to another worker.
+
+        Returns:
+            Whether the connection is another's now, and this process is done with it.
+        """
+        home = home_of(head.path, _pairs_of(head.query), self._count)
+        if home is None or home == self._mesh.index:
+            return False
+        about = orjson.dumps({"peer": connection.peer}) + b"\n" + connection.taken()
+        stream = connection.stream
+        if isinstance(stream, trio.SocketStream):
+            whole = socket.fromfd(stream.socket.fileno(), stream.socket.family, socket.SOCK_STREAM)
+            is_passed = self._mesh.hand_over(home, whole, about)
+            self.passed += is_passed
+            return is_passed
+        ours, theirs = socket.socketpair()
+        if not self._mesh.hand_over(home, theirs, about):
+            ours.close()
+            return False
+        self.relayed += 1
+        connection.phase, connection.deadline = Phase.UPGRADED, inf  # the other worker looks after its deadlines
+        await _relay(stream, trio.SocketStream(trio.socket.from_stdlib_socket(ours)))
+        return True
+
+    def take_with(self, listener: Listener, nursery: trio.Nursery) -> None:
+        """Have connections that others pass on served here."""
+
+        def take(connection: socket.socket, about: bytes) -> None:
+            words, _, data = about.partition(b"\n")
+            stream = trio.SocketStream(trio.socket.from_stdlib_socket(connection))
+            nursery.start_soon(listener.adopt, stream, str(orjson.loads(words)["peer"]), data)
+
+        self._mesh.on_connection(take)
+
+
+def _pairs_of(query: str) -> list[tuple[str, str]]:
+    """Decode a query; what cannot be decoded belongs to nobody, and whoever gets it refuses it."""
+    if not query:
+        return []
+    try:
+        return parse_qsl(query, keep_blank_values=True, errors="strict", max_num_fields=100)
+    except ValueError:
+        return []
+
+
+async def _relay(client: ClientStream, other: trio.SocketStream) -> None:
+    """Carry bytes both ways until the other worker has ended, or the client is gone."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(_carry, client, other))
+        await _carry(other, client)
+        nursery.cancel_scope.cancel()
+    with suppress(OSError):
+        await other.aclose()
+
+
+async def _carry(source: ClientStream, target: ClientStream) -> None:
+    """Carry bytes one way to their end; a connection that breaks has ended."""
+    with suppress(OSError, trio.BrokenResourceError, trio.ClosedResourceError):
+        while data := await source.receive_some(RELAY_BYTES):
+            await target.send_all(data)
+        await target.send_eof()
