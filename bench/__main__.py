@@ -53,7 +53,18 @@ app["--help"].show = False
 @app.default
 def measure(
     scenario: Literal[
-        "list", "smoke", "all", "ingest", "hashes", "stream", "express", "memory", "catalog", "guard", "query"
+        "list",
+        "smoke",
+        "all",
+        "ingest",
+        "hashes",
+        "stream",
+        "express",
+        "memory",
+        "catalog",
+        "guard",
+        "query",
+        "workers",
     ]
     | None = None,
     /,

@@ -5,7 +5,7 @@ from typing import Final
 
 from bench.figures import Report
 from bench.options import Options, Say
-from bench.scenarios import catalog, express, guard, hashes, ingest, memory, query, stream
+from bench.scenarios import catalog, express, guard, hashes, ingest, memory, query, stream, workers
 
 SCENARIOS: Final[dict[str, Callable[[Options, Say], Report]]] = {
     "ingest": ingest.run,
@@ -16,6 +16,7 @@ SCENARIOS: Final[dict[str, Callable[[Options, Say], Report]]] = {
     "memory": memory.run,
     "catalog": catalog.run,
     "query": query.run,
+    "workers": workers.run,
 }
 
 STATEMENTS: Final[dict[str, str]] = {
@@ -27,4 +28,5 @@ STATEMENTS: Final[dict[str, str]] = {
     "memory": memory.__doc__ or "",
     "catalog": catalog.__doc__ or "",
     "query": query.__doc__ or "",
+    "workers": workers.__doc__ or "",
 }

@@ -48,6 +48,10 @@ CACHE = {"grown_mib", "bytes_per_entry", "resident_mib", "peak_mib", "known_shar
 STORED = {"stored_events_per_s", "gateway_cpu_us_per_event", "log_cpu_us_per_event"}
 CATALOG = STORED | {"events_per_s", "behind_s", "postgres_cpu_us_per_event"}
 BESIDE = {"requests_per_s", "latency_p50_ms", "latency_p99_ms", "refused", "gateway_cpu_us_per_event", "postgres_cpu_s"}
+WORKERS = {
+    *("requests_per_s", "units_per_s", "latency_p50_ms", "latency_p99_ms"),
+    *("gateway_cpu_us_per_request", "gateway_cores", "log_cores"),
+}
 SHED = {"queries_shed", "queries_ended"}
 
 FIGURES = [
@@ -75,6 +79,8 @@ FIGURES = [
     ("catalog", "new files", "headgate", CATALOG),
     ("catalog", "new files", "headgate, no catalog", STORED),
     ("catalog", "the same files again", "headgate", CATALOG),
+    ("workers", "100 events a request", "2 workers", WORKERS),
+    ("workers", "100 events a request", "one process", WORKERS),
     ("query", "10 events a request", "headgate, no queries", BESIDE),
     ("query", "10 events a request", "headgate, 50 clients with slow queries", BESIDE | SHED),
 ]
