@@ -48,7 +48,7 @@ class Passing:
         Returns:
             Whether the connection is another's now, and this process is done with it.
         """
-        home = home_of(head.path, _pairs_of(head.query), self._count)
+        home = home_of(head.path, partial(_parameters_of, head.query), self._count)
         if home is None or home == self._mesh.index:
             return False
         about = orjson.dumps({"peer": connection.peer}) + b"\n" + connection.taken()
@@ -78,14 +78,14 @@ class Passing:
         self._mesh.on_connection(take)
 
 
-def _pairs_of(query: str) -> list[tuple[str, str]]:
+def _parameters_of(query: str) -> dict[str, str]:
     """Decode a query; what cannot be decoded belongs to nobody, and whoever gets it refuses it."""
     if not query:
-        return []
+        return {}
     try:
-        return parse_qsl(query, keep_blank_values=True, errors="strict", max_num_fields=100)
+        return dict(parse_qsl(query, keep_blank_values=True, errors="strict", max_num_fields=100))
     except ValueError:
-        return []
+        return {}
 
 
 async def _relay(client: ClientStream, other: trio.SocketStream) -> None:

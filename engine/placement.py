@@ -6,7 +6,9 @@ Rules of the file:
   agents are together in one worker, and what there is once (remote scanners, their scans) is in the first.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
+from enum import Enum
+from functools import lru_cache
 from typing import Final
 
 from pydantic import BaseModel, ConfigDict
@@ -51,22 +53,41 @@ def home_of_durable(durable: str, count: int) -> int:
     return 1 + xxh3_64_intdigest(durable.encode()) % count
 
 
-def home_of(path: str, query: Sequence[tuple[str, str]], count: int) -> int | None:
+def home_of(path: str, query: Callable[[], Mapping[str, str]], count: int) -> int | None:
     """Give the worker that a request belongs to, None when every one will do.
 
     Args:
         path: decoded and canonical.
-        query: decoded, in order.
+        query: gives the parameters, where the path alone does not say.
         count: how many workers there are.
     """
+    rule = _rule_of(path)
+    if rule is _Rule.ANYWHERE:
+        return None
+    if rule is _Rule.FIRST:
+        return FIRST
+    durable = query().get("durable", "") if rule is _Rule.BY_QUERY else rule
+    return home_of_durable(durable, count) if durable else None
+
+
+class _Rule(Enum):
+    """What a path says about where it belongs, when it names no durable itself."""
+
+    ANYWHERE = 1
+    FIRST = 2
+    BY_QUERY = 3
+
+
+@lru_cache(maxsize=1024)
+def _rule_of(path: str) -> "_Rule | str":
+    """Give a path's rule, or the durable that it names; clients ask for the same few paths again and again."""
     if path.startswith(_PREFIX + "/"):
         path = path[len(_PREFIX) :]
     if path in _BY_QUERY:
-        durable = dict(query).get("durable", "")
-        return home_of_durable(durable, count) if durable else None
+        return _Rule.BY_QUERY
     segments = path.split("/")
     if len(segments) > 2 and segments[1] == "consumers":
-        return home_of_durable(segments[2], count)
+        return segments[2]
     if any(path == one or path.startswith(one + "/") for one in _OF_THE_FIRST):
-        return FIRST
-    return None
+        return _Rule.FIRST
+    return _Rule.ANYWHERE
