@@ -1,17 +1,20 @@
 """The chunked transfer coding, decoded strictly (RFC 9112 section 7.1), without I/O.
 
 Rules of the file:
-- Exactly CRLF ends a line; sizes are hexadecimal digits alone; extensions are skipped, trailers are dropped.
+- Exactly CRLF ends a line; sizes are hexadecimal digits alone; extensions without control bytes are skipped, trailers
+  are dropped.
+- A body takes its own size of memory, in however many chunks it comes.
 - What follows the body is kept: it is the next request.
 """
 
+import re
 from typing import Final
 
 from engine.errors import Refused
 
 _MAX_LINE_BYTES: Final = 256
 _MAX_TRAILER_BYTES: Final = 4096
-_HEX_DIGITS: Final = frozenset(b"0123456789abcdefABCDEF")
+_SIZE_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]*;[\t -~\x80-\xff]*)?\Z")
 
 
 class ChunkedDecoder:
@@ -28,7 +31,7 @@ class ChunkedDecoder:
         self._need_end = False
         self._in_trailers = False
         self._trailer_bytes = 0
-        self._parts: list[bytes] = []
+        self._content = bytearray()
         self._size = 0
         self.is_complete = False
 
@@ -44,7 +47,7 @@ class ChunkedDecoder:
 
     def content(self) -> bytes:
         """Give the decoded body."""
-        return b"".join(self._parts)
+        return bytes(self._content)
 
     def rest(self) -> bytes:
         """Give what came after the body."""
@@ -53,12 +56,12 @@ class ChunkedDecoder:
     def _step(self) -> bool:
         buffer = self._buffer
         if self._left:
-            taken = bytes(buffer[: self._left])
-            if not taken:
+            if not buffer:
                 return False
+            taken = buffer[: self._left]
             del buffer[: len(taken)]
             self._left -= len(taken)
-            self._parts.append(taken)
+            self._content += taken
             return True
         if self._need_end:
             if len(buffer) < 2:
@@ -89,10 +92,10 @@ class ChunkedDecoder:
         return True
 
     def _begin_chunk(self, line: bytes) -> None:
-        digits = line.partition(b";")[0].rstrip(b" \t")
-        if not digits or len(digits) > 15 or not _HEX_DIGITS.issuperset(digits):
-            raise _broken("a chunk's size is not a hexadecimal number")
-        size = int(digits, 16)
+        matched = _SIZE_LINE.match(line)
+        if matched is None:
+            raise _broken("a chunk's size is not a hexadecimal number, or its extension holds a control byte")
+        size = int(matched[1], 16)
         self._size += size
         if self._size > self._limit_bytes:
             raise Refused("request.too-large", f"the body is larger than the limit of {self._limit_bytes} bytes")

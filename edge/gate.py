@@ -70,6 +70,7 @@ class Gate(trio.abc.HalfCloseableStream):
         self._answered = trio.Event()
         self._answered.set()
         self._is_closed = False
+        self._is_last = False
 
     @property
     def peer(self) -> str:
@@ -132,7 +133,7 @@ class Gate(trio.abc.HalfCloseableStream):
             hold.release()
 
     async def _next_request(self) -> bytes:
-        if self._is_closed:
+        if self._is_closed or self._is_last:
             return b""
         connection = self._connection
         head = self._head or await connection.next_head()
@@ -155,6 +156,7 @@ class Gate(trio.abc.HalfCloseableStream):
             await connection.refuse(fault, head.path)
             return b""
         self._answered = trio.Event()
+        self._is_last = not head.keep_alive
         return _encode(head, body)
 
 
