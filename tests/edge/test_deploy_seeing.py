@@ -25,6 +25,7 @@ from tests.support.compose_file import ROOT
 from tests.support.gateway import Gateway, running_gateway
 from tests.support.http import ask
 from tests.support.tls import TestPair, make_pair, open_relay
+from tests.support.waiting import wait_until
 
 PROMETHEUS = ROOT / "edge" / "deploy" / "prometheus"
 DASHBOARD = ROOT / "edge" / "deploy" / "grafana" / "headgate.json"
@@ -121,7 +122,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> TestPair:
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory, pair: TestPair) -> Iterator[Gateway]:
     """A gateway with everything that has a metric."""
-    env = {"HEADGATE_CATALOG": "on", **pair.env}
+    env = {"HEADGATE_CATALOG": "on", "HEADGATE_LIMITS": "on", **pair.env}
     with running_gateway(tmp_path_factory.mktemp("gateway") / "data", env=env) as running:
         yield running
 
@@ -135,7 +136,13 @@ async def read_shown(gateway: Gateway, pair: TestPair) -> dict[str, dict[str, se
                 await batch.ack(confirm=True)
                 break
     async with open_relay(gateway.url, pair.trusting()) as url:
-        text = (await ask(url, "GET", "/metrics")).body.decode()
+
+        async def read() -> str | None:
+            text = (await ask(url, "GET", "/metrics")).body.decode()
+            return text if 'headgate_consumer_lag_seconds{durable="seeing"}' in text else None
+
+        text = await wait_until(read, "the metrics have the consumer", timeout_s=30, interval_s=0.5)
+    assert text is not None
     shown: dict[str, dict[str, set[str]]] = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
