@@ -10,7 +10,7 @@ Rules of the file:
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import structlog
 import trio
@@ -19,9 +19,11 @@ from actors.tree import Actor
 from engine.catalog_store import Known
 from engine.errors import Unavailable
 from engine.events import FileEvent
-from engine.hashes import HashTable, Probe, changes_of, encode_entry, path_of, seeded_at
-from engine.hashes_redis import WINDOW_S, RedisTier
+from engine.hashes import WINDOW_S, HashTable, Probe, changes_of, encode_entry, path_of, seeded_at
 from engine.metrics import Histogram
+
+if TYPE_CHECKING:
+    from engine.hashes_redis import RedisTier  # its library is not imported where there is no Redis
 
 log = structlog.get_logger("hashes")
 TIERS: Final = ("memory", "redis", "catalog")
@@ -57,7 +59,7 @@ class HashCache:
         catalog: the last tier, None when there is none.
     """
 
-    def __init__(self, table: HashTable, redis: RedisTier | None, catalog: CatalogTier | None = None) -> None:
+    def __init__(self, table: HashTable, redis: "RedisTier | None", catalog: CatalogTier | None = None) -> None:
         self.table = table
         self.tier_hits = Counter[str]()
         self.tier_took = {tier: Histogram() for tier in TIERS}
@@ -136,7 +138,7 @@ class HashCache:
 
     async def _ask_redis(
         self,
-        redis: RedisTier,
+        redis: "RedisTier",
         probes: Sequence[Probe],
         answers: list[bytes | None],
         missing: list[tuple[int, bytes]],

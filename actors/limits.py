@@ -14,7 +14,7 @@ Back-pressure: sheds, 429 with when to come back.
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import structlog
 import trio
@@ -23,8 +23,10 @@ from actors.tree import Mailbox
 from engine.errors import Unavailable
 from engine.identity import Scope
 from engine.limits import MICROS, MOST_BUCKETS, Buckets, Judgement, Policy, headers_of, policy_names
-from engine.limits_redis import SharedBuckets
 from engine.slots import RETRY_AFTER_S, Hold, SlotPolicy, Slots
+
+if TYPE_CHECKING:
+    from engine.limits_redis import SharedBuckets  # its library is not imported where there is no Redis
 
 log = structlog.get_logger("limits")
 REST_S: Final = 1.0
@@ -74,7 +76,7 @@ class Limiter:
     def __init__(
         self,
         policies: dict[str, Policy],
-        shared: SharedBuckets | None,
+        shared: "SharedBuckets | None",
         slots: Iterable[SlotPolicy] = (),
         fallback: Fallback = "local",
     ) -> None:
@@ -205,7 +207,7 @@ class Limiter:
         return fault
 
     async def _judge_together(
-        self, shared: SharedBuckets, policies: Sequence[Policy], who: str
+        self, shared: "SharedBuckets", policies: Sequence[Policy], who: str
     ) -> list[Judgement] | None:
         """Ask Redis; None when it does not answer, which it is left alone for."""
         try:

@@ -13,7 +13,6 @@ from typing import Final
 
 import trio
 
-from edge.documents import asyncapi_of, openapi_of
 from edge.http import Request, Response, json_response
 from edge.routes import Lane, Route, SocketRoute
 from edge.shapes_documents import PAGE, PAGE_FILES
@@ -53,11 +52,15 @@ class Documents:
 
     async def _get_openapi(self, _: Request) -> Response:
         if self._openapi is None:
+            from edge.documents import openapi_of  # noqa: PLC0415  # with every shape, which few ever ask for
+
             self._openapi = json_response(openapi_of(self._routes))
         return self._openapi
 
     async def _get_asyncapi(self, _: Request) -> Response:
         if self._asyncapi is None:
+            from edge.documents import asyncapi_of  # noqa: PLC0415  # with every shape, which few ever ask for
+
             self._asyncapi = json_response(asyncapi_of(self._sockets.values()))
         return self._asyncapi
 

@@ -15,7 +15,7 @@ import struct
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from ipaddress import ip_address
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 import trio
@@ -26,9 +26,11 @@ from edge.normaliser import Head
 from edge.problems import problem_response
 from edge.responses import encode_response, request_id_of
 from edge.routes import RouteTable
-from edge.tls import Certificates
 from edge.tls_stream import ClientStream, TlsStream
 from engine.errors import Unavailable
+
+if TYPE_CHECKING:
+    from edge.tls import Certificates
 
 log = structlog.get_logger("listener")
 BACKLOG: Final = 1024
@@ -75,7 +77,7 @@ class Listener:
         upgrade: Callable[[ClientStream, str, Head, bytes, str], Awaitable[None]],
         most: int,
         most_per_ip: int,
-        certificates: Certificates | None = None,
+        certificates: "Certificates | None" = None,
         speak_http2: Callable[[Connection, bytes], Awaitable[None]] | None = None,
         pass_on: PassOn | None = None,
         *,

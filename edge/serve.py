@@ -15,7 +15,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
 from functools import partial
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import structlog
 import trio
@@ -36,7 +36,6 @@ from actors.stream import Streams
 from actors.stream_v1 import LeasedStreams
 from actors.tree import Actor, State, supervise
 from edge.guard import Guard
-from edge.http2 import Http2
 from edge.listener import Listener, open_listening, shared_listening
 from edge.logs import configure_logs
 from edge.node import Node
@@ -49,16 +48,14 @@ from edge.serve_postgres import make_catalog, open_databases, open_embedded_post
 from edge.serve_spans import open_spans
 from edge.serve_tls import open_certificates
 from edge.table import make_table
-from edge.tls import Certificates
 from edge.upgrades import upgrade_connection
 from engine.agents import Roster
-from engine.bridge import open_bridge
+from engine.bridge import Bridge, open_bridge
 from engine.children import locked_folder
 from engine.dead import nak_delay_ms
 from engine.endpoints import rotation
 from engine.errors import Fault
 from engine.hashes import HashTable
-from engine.hashes_redis import RedisTier
 from engine.jetstream import JetStream
 from engine.log import StreamFacts
 from engine.log_control import LogControl
@@ -68,6 +65,10 @@ from engine.placement import FIRST, Placement
 from engine.request_log import RequestLog
 from engine.settings import Settings
 from engine.settle_book import SettleBook
+
+if TYPE_CHECKING:
+    from edge.tls import Certificates
+    from engine.hashes_redis import RedisTier
 
 log = structlog.get_logger("serve")
 E = TypeVar("E", bound=Exception)
@@ -146,9 +147,7 @@ async def serve(
                 jetstream = JetStream(locate, "headgate")
                 jetstream.keep_journal(journal)
                 control = LogControl(bridge, locate)
-                tier = (
-                    RedisTier(bridge, settings.redis_address, settings.cache_ttl_s) if settings.redis_address else None
-                )
+                tier = _redis_tier(settings, bridge)
                 publisher = Publisher(jetstream)
                 book = SettleBook()
                 streams = Streams(
@@ -276,7 +275,7 @@ async def serve(
 async def _listen(
     node: Node,
     guard: Guard,
-    certificates: Certificates | None,
+    certificates: "Certificates | None",
     keeper: LogKeeper,
     placement: Placement | None,
     task_status: trio.TaskStatus[str],
@@ -289,7 +288,11 @@ async def _listen(
     table.spans = node.spans
     quart = QuartLane(table)
     upgrade = partial(upgrade_connection, table, node.draining)
-    http2 = Http2(table, node.draining, settings.connections).serve if settings.http2 == "on" else None
+    http2 = None
+    if settings.http2 == "on":
+        from edge.http2 import Http2
+
+        http2 = Http2(table, node.draining, settings.connections).serve
     passing = make_passing(node.mesh, placement)
     listener = Listener(
         table,
@@ -361,6 +364,14 @@ async def _watch_signals(draining: trio.Event) -> None:
                 os._exit(EXIT_FAILED)  # the kernel ends the children with us
             log.info("told to stop", signal=number)
             draining.set()
+
+
+def _redis_tier(settings: Settings, bridge: Bridge) -> "RedisTier | None":
+    if not settings.redis_address:
+        return None
+    from engine.hashes_redis import RedisTier
+
+    return RedisTier(bridge, settings.redis_address, settings.cache_ttl_s)
 
 
 def _settle_memory() -> None:

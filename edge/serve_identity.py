@@ -8,21 +8,22 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
+from typing import TYPE_CHECKING
 
 import structlog
 import trio
 
 from actors.identity import Authenticator
-from actors.jwks import JwtKeys
 from actors.tree import Actor, supervise
 from edge.guard import Guard
 from engine.errors import Refused
-from engine.jwks import fetch_jwks
-from engine.jwts import JwtKey, JwtPolicy, key_of_pem
 from engine.keys import DEMO_KEY, KeyRing, digest_of, key_of, keys_of_setting
 from engine.keys_file import KeysFile
 from engine.settings import Settings
 from engine.settings_identity import is_loopback
+
+if TYPE_CHECKING:
+    from actors.jwks import JwtKeys
 
 log = structlog.get_logger("identity")
 
@@ -87,9 +88,13 @@ def check_exposure(settings: Settings, ring: KeyRing) -> None:
         )
 
 
-def _jwt_keys(settings: Settings) -> JwtKeys | None:
+def _jwt_keys(settings: Settings) -> "JwtKeys | None":
     if not settings.takes_jwts:
         return None
+    from actors.jwks import JwtKeys
+    from engine.jwks import fetch_jwks
+    from engine.jwts import JwtKey, JwtPolicy, key_of_pem
+
     needed = {"JWT_ISSUER": settings.jwt_issuer, "JWT_AUDIENCE": settings.jwt_audience}
     missing = [name for name, value in needed.items() if not value]
     if missing:

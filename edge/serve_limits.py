@@ -12,7 +12,6 @@ from actors.tree import Actor
 from edge.guard import Guard
 from engine.bridge import Bridge
 from engine.limits import Policy
-from engine.limits_redis import SharedBuckets
 from engine.settings import Settings
 
 log = structlog.get_logger("limits")
@@ -52,7 +51,11 @@ async def open_limits(settings: Settings, root: Actor, bridge: Bridge, guard: Gu
     if not are_limits_on(settings):
         yield
         return
-    shared = SharedBuckets(bridge, settings.redis_address) if settings.redis_address else None
+    shared = None
+    if settings.redis_address:
+        from engine.limits_redis import SharedBuckets
+
+        shared = SharedBuckets(bridge, settings.redis_address)
     policies = {name: Policy(name, quota, 60) for name, quota in settings.quotas().items()}
     limiter = Limiter(policies, shared, settings.slots(), settings.limits_fallback)
     with root.child("limits", limiter.mailbox):

@@ -59,7 +59,7 @@ def _make_exporter(settings: Settings) -> "OtlpExporter | None":
         "deployment.environment.name": settings.environment,
     }
     try:
-        from engine.spans_otlp import OtlpExporter  # noqa: PLC0415  # an extra, and not imported where nobody wants it
+        from engine.spans_otlp import OtlpExporter  # an extra, and not imported where nobody wants it
 
         exporter = OtlpExporter(settings.spans_url, settings.service_name, facts)
     except ImportError as problem:

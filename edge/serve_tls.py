@@ -8,16 +8,18 @@ import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 import trio
 
 from actors.tree import Actor, supervise
 from edge.responses import send_always
-from edge.tls import Certificates, open_pair
 from engine.errors import Refused
 from engine.settings import Settings
+
+if TYPE_CHECKING:
+    from edge.tls import Certificates
 
 log = structlog.get_logger("tls")
 LOOK_EVERY_S: Final = 10.0
@@ -25,7 +27,7 @@ HSTS: Final = "max-age=31536000"
 
 
 @asynccontextmanager
-async def open_certificates(settings: Settings, root: Actor) -> AsyncIterator[Certificates | None]:
+async def open_certificates(settings: Settings, root: Actor) -> "AsyncIterator[Certificates | None]":
     """Keep the certificate for the length of the block; None where no TLS is spoken.
 
     Raises:
@@ -35,6 +37,8 @@ async def open_certificates(settings: Settings, root: Actor) -> AsyncIterator[Ce
     if not settings.is_tls:
         yield None
         return
+    from edge.tls import open_pair
+
     certificates = open_pair(settings)
     if settings.tls_self_signed == "off":
         send_always("strict-transport-security", HSTS)  # with our own a browser would be locked out once it changes
@@ -44,13 +48,13 @@ async def open_certificates(settings: Settings, root: Actor) -> AsyncIterator[Ce
         nursery.cancel_scope.cancel()
 
 
-async def _run(certificates: Certificates, _: Actor, started: Callable[[], None]) -> None:
+async def _run(certificates: "Certificates", _: Actor, started: Callable[[], None]) -> None:
     with trio.open_signal_receiver(signal.SIGHUP) as signals:
         started()
         await run_reloads(certificates, signals)
 
 
-async def run_reloads(certificates: Certificates, signals: AsyncIterator[int]) -> None:
+async def run_reloads(certificates: "Certificates", signals: AsyncIterator[int]) -> None:
     """Read the certificate again on each signal, and when its files have changed.
 
     Args:
@@ -63,7 +67,7 @@ async def run_reloads(certificates: Certificates, signals: AsyncIterator[int]) -
             await _reload(certificates, "signal")
 
 
-async def _watch_files(certificates: Certificates) -> None:
+async def _watch_files(certificates: "Certificates") -> None:
     refused: object = None
     while True:
         await trio.sleep(LOOK_EVERY_S)
@@ -72,7 +76,7 @@ async def _watch_files(certificates: Certificates) -> None:
             refused = None if await _reload(certificates, "files") else looks
 
 
-async def _reload(certificates: Certificates, why: str) -> bool:
+async def _reload(certificates: "Certificates", why: str) -> bool:
     try:
         await trio.to_thread.run_sync(certificates.reload)
     except Refused as refusal:

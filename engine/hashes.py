@@ -30,6 +30,8 @@ from engine.paths import canonical_path
 MAX_PROBES: Final = 10_000
 ENTRY_COST_BYTES: Final = 200
 """What one entry of a 16-byte hash costs in memory: key 64, entry 80, slots in the table up to 88."""
+WINDOW_S: Final = 600
+"""Who has followed the deletions that others learned of within this time has missed none."""
 MAX_HASH_CHARS: Final = 256
 """Longer than any hash is written; what is longer is not remembered, or one entry could cost a request's size."""
 TOMBSTONE_COST_BYTES: Final = 170

@@ -19,13 +19,11 @@ from redis.backoff import NoBackoff
 
 from engine.bridge import Bridge
 from engine.errors import Unavailable
-from engine.hashes import Changes, export_entry, import_entry
+from engine.hashes import WINDOW_S, Changes, export_entry, import_entry
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 _TIME = struct.Struct("<Q")
-WINDOW_S = 600
-"""Who has followed the deletions within this time has missed none."""
 CONNECT_TIMEOUT_S = 0.5
 REPLY_TIMEOUT_S = 1.0
 """A tier that does not answer within this is treated as away: a miss is cheaper than waiting."""

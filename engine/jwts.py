@@ -32,7 +32,6 @@ MOST_CHARS: Final = 8192
 MOST_KEYS: Final = 64
 MOST_SUBJECT_CHARS: Final = 256
 LEAST_RSA_BITS: Final = 2048
-LEAST_SECRET_CHARS: Final = 32
 ALGORITHMS: Final = frozenset({"HS256", "RS256", "ES256", "EdDSA"})
 _TYPES: Final = frozenset({"JWT", "AT+JWT", "APPLICATION/AT+JWT"})
 _NOT_TAKEN: Final = frozenset({"jku", "x5u", "jwk", "x5c", "x5t", "crit", "zip", "enc", "b64", "cty"})

@@ -11,10 +11,10 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from engine.jwts import LEAST_SECRET_CHARS, key_of_pem
 from engine.keys import check_secret, keys_of_setting
 
 LEAST_TOKEN_SECRET_CHARS: Final = 32
+LEAST_JWT_SECRET_CHARS: Final = 32
 
 
 def _keys(value: SecretStr) -> SecretStr:
@@ -43,13 +43,15 @@ def _origins(value: str) -> str:
 
 
 def _jwt_secret(value: SecretStr) -> SecretStr:
-    if 0 < len(value.get_secret_value()) < LEAST_SECRET_CHARS:
-        raise ValueError(f"expected at least {LEAST_SECRET_CHARS} characters")
+    if 0 < len(value.get_secret_value()) < LEAST_JWT_SECRET_CHARS:
+        raise ValueError(f"expected at least {LEAST_JWT_SECRET_CHARS} characters")
     return value
 
 
 def _public_key(value: str) -> str:
     if value:
+        from engine.jwts import key_of_pem  # noqa: PLC0415  # with the libraries of those who take such tokens
+
         key_of_pem(value)  # which says what was expected
     return value
 

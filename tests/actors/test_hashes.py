@@ -13,8 +13,8 @@ from actors.hashes import FOLLOW_EVERY_S, HashCache
 from actors.tree import Actor
 from engine.bridge import Bridge, open_bridge
 from engine.events import FileEvent, FileFacts
-from engine.hashes import ENTRY_COST_BYTES, HashTable, Probe, decode_entry
-from engine.hashes_redis import WINDOW_S, RedisTier
+from engine.hashes import ENTRY_COST_BYTES, WINDOW_S, HashTable, Probe, decode_entry
+from engine.hashes_redis import RedisTier
 from tests.support.redis_server import RedisServer, needs_redis, open_redis_server
 from tests.support.waiting import wait_until
 
