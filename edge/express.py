@@ -29,6 +29,7 @@ from edge.problems import problem_response
 from edge.responses import encode_response, request_id_of
 from edge.routes import Lane, RouteTable, respond
 from edge.streamed import StreamedAnswer, is_http_1_0
+from edge.tcp_stream import TcpStream
 from edge.tls_stream import ClientStream, NotTlsError, TlsStream
 from engine.errors import Fault, Refused
 from engine.http2_floods import PREFACE
@@ -192,6 +193,8 @@ class Connection:
 
     async def _read_head(self) -> bytes | None:
         buffer = self._buffer
+        if buffer:  # the client has sent more than one request: others have their turn first
+            await trio.lowlevel.checkpoint()
         self.phase = Phase.HEAD if buffer else Phase.IDLE
         self.deadline = trio.current_time() + (self.within.header_s if buffer else self.within.idle_s)
         while True:
@@ -205,18 +208,19 @@ class Connection:
                 head_bytes = bytes(buffer[: end + 4])
                 del buffer[: end + 4]
                 return head_bytes
-            if buffer and not _REQUEST_START.match(buffer[:21]) and buffer != b"\r":
-                await self.refuse(Refused("request.malformed", "this is not an HTTP request"))
-                return None
-            if b"\n\n" in buffer or b"\n\r\n" in buffer:
-                await self.refuse(Refused("request.malformed", "a line ends without a carriage return"))
-                return None
+            if buffer:
+                if not _REQUEST_START.match(buffer[:21]) and buffer != b"\r":
+                    await self.refuse(Refused("request.malformed", "this is not an HTTP request"))
+                    return None
+                if b"\n\n" in buffer or b"\n\r\n" in buffer:
+                    await self.refuse(Refused("request.malformed", "a line ends without a carriage return"))
+                    return None
+                if self.phase is Phase.IDLE:
+                    self.phase = Phase.HEAD
+                    self.deadline = trio.current_time() + self.within.header_s
             data = await self.stream.receive_some(RECEIVE_BYTES)
             if not data:
                 return None
-            if self.phase is Phase.IDLE:
-                self.phase = Phase.HEAD
-                self.deadline = trio.current_time() + self.within.header_s
             buffer += data
 
     def serves(self, path: str) -> bool:
@@ -291,17 +295,18 @@ class Connection:
             raise Refused("request.too-large", f"the body has {length} bytes; the limit is {limit_bytes}")
         if "100-continue" in head.headers.get("expect", "").lower() and not self._buffer:
             await self._send(CONTINUE)
-        started = trio.current_time()
         self.phase = Phase.BODY
         received = 0
         buffer = self._buffer
         if length is not None:
+            started = trio.current_time() if len(buffer) < length else inf
             while len(buffer) < length:
                 self.deadline = started + self.within.body_grace_s + len(buffer) / BODY_LEAST_BYTES_PER_S
                 buffer += await self._receive_body()
             body = bytes(buffer[:length])
             del buffer[:length]
         else:
+            started = trio.current_time()
             decoder = ChunkedDecoder(limit_bytes)
             decoder.feed(bytes(buffer))
             buffer.clear()
@@ -323,14 +328,13 @@ class Connection:
         return bytes(data)
 
     async def _send(self, data: bytes) -> None:
-        if len(data) > SEND_PIECE_BYTES:
-            view = memoryview(data)
-            for start in range(0, len(data), SEND_PIECE_BYTES):  # a slow but reading client is not cut
-                self.deadline = trio.current_time() + self.within.send_s
-                await self.stream.send_all(view[start : start + SEND_PIECE_BYTES])
-        else:
+        sent = self.stream.send_nowait(data) if isinstance(self.stream, TcpStream) else 0
+        if sent == len(data):
+            return  # as nearly always; the connection's next step is to wait for a request
+        view = memoryview(data)
+        for start in range(sent, len(data), SEND_PIECE_BYTES):  # a slow but reading client is not cut
             self.deadline = trio.current_time() + self.within.send_s
-            await self.stream.send_all(data)
+            await self.stream.send_all(view[start : start + SEND_PIECE_BYTES])
         self.deadline = inf
 
     async def refuse(self, refusal: Fault, instance: str = "") -> None:

@@ -26,6 +26,7 @@ from edge.normaliser import Head
 from edge.problems import problem_response
 from edge.responses import encode_response, request_id_of
 from edge.routes import RouteTable
+from edge.tcp_stream import TcpStream
 from edge.tls_stream import ClientStream, TlsStream
 from engine.errors import Unavailable
 
@@ -173,8 +174,8 @@ class Listener:
             self._table.metrics.connections["shed"] += 1
             await self._turn_away(stream)
             return
-        client = stream if self._certificates is None else TlsStream(stream, self._certificates.context)
-        await self._run(client, peer)
+        plain = TcpStream(stream)
+        await self._run(plain if self._certificates is None else TlsStream(plain, self._certificates.context), peer)
 
     async def adopt(self, stream: trio.SocketStream, peer: str, data: bytes) -> None:
         """Serve a connection that another process passed on.
@@ -188,7 +189,7 @@ class Listener:
             self._table.metrics.connections["shed"] += 1
             await self._turn_away(stream)
             return
-        await self._run(stream, peer, data)
+        await self._run(TcpStream(stream), peer, data)
 
     async def _run(self, client: ClientStream, peer: str, data: bytes = b"") -> None:
         connection = Connection(

@@ -22,6 +22,7 @@ from actors.mesh import Mesh
 from edge.express import Connection, Phase
 from edge.listener import Listener
 from edge.normaliser import Head
+from edge.tcp_stream import TcpStream
 from edge.tls_stream import ClientStream
 from engine.placement import home_of
 
@@ -53,7 +54,7 @@ class Passing:
             return False
         about = orjson.dumps({"peer": connection.peer}) + b"\n" + connection.taken()
         stream = connection.stream
-        if isinstance(stream, trio.SocketStream):
+        if isinstance(stream, TcpStream):
             whole = socket.fromfd(stream.socket.fileno(), stream.socket.family, socket.SOCK_STREAM)
             is_passed = self._mesh.hand_over(home, whole, about)
             self.passed += is_passed
@@ -98,7 +99,7 @@ async def _relay(client: ClientStream, other: trio.SocketStream) -> None:
         await other.aclose()
 
 
-async def _carry(source: ClientStream, target: ClientStream) -> None:
+async def _carry(source: trio.abc.HalfCloseableStream, target: trio.abc.HalfCloseableStream) -> None:
     """Carry bytes one way to their end; a connection that breaks has ended."""
     with suppress(OSError, trio.BrokenResourceError, trio.ClosedResourceError):
         while data := await source.receive_some(RELAY_BYTES):

@@ -9,6 +9,8 @@ Rules of the file:
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+import trio
+
 from edge.http import Response, SendPiece
 from edge.responses import encode_chunk, encode_streamed_head
 from engine.errors import Refused
@@ -57,6 +59,7 @@ class StreamedAnswer:
 
     async def _send_piece(self, piece: bytes) -> None:
         for start in range(0, len(piece), CHUNK_BYTES):
+            await trio.lowlevel.checkpoint()  # a fast client leaves others their turn
             await self._send(encode_chunk(piece[start : start + CHUNK_BYTES]))
 
 

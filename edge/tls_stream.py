@@ -16,6 +16,8 @@ from typing import Final
 
 import trio
 
+from edge.tcp_stream import TcpStream
+
 RECEIVE_BYTES: Final = 64 * 1024
 PIECE_BYTES: Final = 64 * 1024
 HANDSHAKE_BYTE: Final = 0x16
@@ -34,7 +36,7 @@ class TlsStream(trio.abc.HalfCloseableStream):
         context: certificate, versions, protocols.
     """
 
-    def __init__(self, transport: trio.SocketStream, context: ssl.SSLContext) -> None:
+    def __init__(self, transport: TcpStream, context: ssl.SSLContext) -> None:
         self.transport = transport
         self.socket = transport.socket
         self._incoming = ssl.MemoryBIO()
@@ -162,5 +164,5 @@ class TlsStream(trio.abc.HalfCloseableStream):
                 await self.transport.send_all(data)
 
 
-ClientStream = trio.SocketStream | TlsStream
+ClientStream = TcpStream | TlsStream
 """A client's connection, whichever way it came."""

@@ -9,6 +9,7 @@ import trio
 import trio.testing
 
 from edge.handover import SEND_PIECE_BYTES, SEND_WITHIN_S, ReplayStream, send_in_pieces
+from edge.tcp_stream import TcpStream
 
 Clock = trio.testing.MockClock
 
@@ -21,7 +22,7 @@ async def open_pair(head: bytes = b"", rest: bytes = b"") -> AsyncIterator[tuple
         one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     client = trio.SocketStream(theirs)
-    replay = ReplayStream(trio.SocketStream(ours), head, rest)
+    replay = ReplayStream(TcpStream(trio.SocketStream(ours)), head, rest)
     try:
         yield replay, client
     finally:
@@ -154,7 +155,7 @@ async def test_a_client_that_is_gone_is_an_error_at_once() -> None:
 async def test_cancelled_here_a_send_ends() -> None:
     """A client that reads nothing cannot hold a task that is cancelled: shutdown does not wait for it (F2)."""
     ours, theirs = trio.socket.socketpair()
-    async with trio.SocketStream(ours) as stream, trio.SocketStream(theirs):
+    async with TcpStream(trio.SocketStream(ours)) as stream, trio.SocketStream(theirs):
         with trio.fail_after(1), trio.move_on_after(0.02) as scope:
             await send_in_pieces(stream, bytes(100 * SEND_PIECE_BYTES))
         assert scope.cancelled_caught

@@ -17,6 +17,7 @@ from edge.guard import Guard
 from edge.http import Request, Response, json_response
 from edge.quart_lane import QuartLane
 from edge.routes import Lane, Route, RouteTable
+from edge.tcp_stream import TcpStream
 from engine.keys import KeyRing
 from engine.keys_file import KeysFile
 from engine.limits import Policy
@@ -65,7 +66,8 @@ async def open_scene(folder: Path, lane: Lane, handler: Handler) -> AsyncIterato
         """Nobody asks for a WebSocket."""
 
     async def serve(stream: trio.SocketStream) -> None:
-        await Connection(stream, "127.0.0.1", scene.table, scene.quart.serve, no_upgrade, lambda: False).run()
+        async with TcpStream(stream) as client:
+            await Connection(client, "127.0.0.1", scene.table, scene.quart.serve, no_upgrade, lambda: False).run()
 
     async with trio.open_nursery() as nursery:
         [listener] = await nursery.start(partial(trio.serve_tcp, serve, 0, host="127.0.0.1"))

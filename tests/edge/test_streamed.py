@@ -12,6 +12,7 @@ from edge.express import Connection
 from edge.http import Request, Response, json_response
 from edge.normaliser import Head
 from edge.routes import Lane, Route, RouteTable
+from edge.tcp_stream import TcpStream
 from engine.errors import Refused
 from engine.metrics import Metrics
 from tests.support import http
@@ -35,10 +36,10 @@ async def open_served(handler: Handler) -> AsyncIterator[tuple[http.Connection, 
         one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     table = RouteTable([Route("POST", "/x", handler, Lane.EXPRESS, "a test", scope=None)], Metrics())
-    served = Connection(trio.SocketStream(ours), "127.0.0.1", table, no_hand_over, no_upgrade, lambda: False)
+    served = Connection(TcpStream(trio.SocketStream(ours)), "127.0.0.1", table, no_hand_over, no_upgrade, lambda: False)
 
     async def serve() -> None:
-        with ours:
+        with served.stream.socket:
             await served.run()
 
     client = http.Connection(trio.SocketStream(theirs), "x")
@@ -137,3 +138,22 @@ async def test_a_client_that_reads_nothing_meets_the_lanes_deadline() -> None:
         await trio.testing.wait_all_tasks_blocked(0.01)
         assert served.deadline < trio.current_time() + 11
         served.scope.cancel()
+
+
+async def test_many_requests_in_one_packet_do_not_go_before_others() -> None:
+    """Who sends twenty at once is answered one at a time, in turns with everybody else."""
+    answered: list[str] = []
+
+    async def note(request: Request) -> Response:
+        answered.append(request.headers["who"])
+        return Response(200)
+
+    def twenty(who: str) -> bytes:
+        return f"POST /x HTTP/1.1\r\nHost: x\r\nWho: {who}\r\n\r\n".encode() * 20
+
+    async with open_served(note) as (one, _), open_served(note) as (other, _):
+        await one.send(twenty("one"))
+        await other.send(twenty("other"))
+        for _ in range(20):
+            assert (await one.read_answer()).status == (await other.read_answer()).status == 200
+    assert "other" in answered[:19]

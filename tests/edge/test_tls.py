@@ -15,6 +15,7 @@ from edge.express import HANDSHAKE_WITHIN_S
 from edge.listener import Listener, open_listening
 from edge.routes import RouteTable
 from edge.serve_tls import LOOK_EVERY_S, run_reloads
+from edge.tcp_stream import TcpStream
 from edge.tls import Certificates, make_own, open_pair
 from edge.tls_stream import NotTlsError, TlsStream
 from engine.errors import Refused
@@ -126,8 +127,9 @@ async def ends(tmp_path: Path) -> AsyncIterator[Ends]:
     pair = make_pair(tmp_path)
     certificates = Certificates(pair.cert, pair.key)
     ours, theirs = trio.socket.socketpair()
-    yield TlsStream(trio.SocketStream(ours), certificates.context), trio.SocketStream(theirs), pair.trusting()
-    ours.close()
+    served = TcpStream(trio.SocketStream(ours))
+    yield TlsStream(served, certificates.context), trio.SocketStream(theirs), pair.trusting()
+    served.socket.close()
     theirs.close()
 
 
