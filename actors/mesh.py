@@ -59,6 +59,7 @@ class Mesh:
         self._waiting: dict[int, tuple[trio.Event, list[Message]]] = {}
         self._numbers = count(1)
         self._receiving = trio.CancelScope()
+        self._may_receive = trio.Event()
 
     @property
     def count(self) -> int:
@@ -88,7 +89,12 @@ class Mesh:
                 nursery.start_soon(outbox.run)
             ready()
             with self._receiving:
+                await self._may_receive.wait()
                 await self._hear(nursery)
+
+    def begin_receiving(self) -> None:
+        """Take what comes from now on; until then it waits in the socket, so that nothing comes to nobody's hands."""
+        self._may_receive.set()
 
     def stop_receiving(self) -> None:
         """Leave what comes from now on to whoever comes after this process; answers to its questions come no more."""

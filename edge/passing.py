@@ -77,6 +77,7 @@ class Passing:
             nursery.start_soon(listener.adopt, stream, str(orjson.loads(words)["peer"]), data)
 
         self._mesh.on_connection(take)
+        self._mesh.begin_receiving()
 
 
 def _parameters_of(query: str) -> dict[str, str]:

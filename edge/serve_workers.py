@@ -172,6 +172,7 @@ def _take_part(mesh: Mesh, root: Actor, workers: list[Worker]) -> None:
     mesh.on_ask(ACTORS, actors)
     mesh.on_ask(METRICS, metrics)
     mesh.on_tell(READY, hear_ready)
+    mesh.begin_receiving()
 
 
 async def _keep_connection(jetstream: JetStream, _: Actor, ready: object) -> None:
