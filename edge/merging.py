@@ -22,14 +22,11 @@ GAUGES: Final[dict[str, Callable[[Iterable[float]], float]]] = {
     "headgate_limits_alone": max,
     "process_start_time_seconds": min,
     "headgate_tls_certificate_expires_timestamp_seconds": min,
-    "headgate_disk_free_bytes": min,
-    "headgate_disk_limit_bytes": max,
     "headgate_consumers": max,
     "headgate_consumer_pending_messages": max,
     "headgate_consumer_in_flight_messages": max,
     "headgate_consumer_redelivered_messages": max,
     "headgate_consumer_lag_seconds": max,
-    "process_start_time_seconds": min,
 }
 _ONCE: Final = {"info", "stateset"}
 
