@@ -2,7 +2,7 @@
 #
 #   docker build -t headgate .
 #   docker run --init --read-only --tmpfs /tmp -p 127.0.0.1:8000:8000 -v headgate-data:/data \
-#       --stop-timeout 30 -e HEADGATE_API_KEYS=name=key headgate
+#       --stop-timeout 40 -e HEADGATE_API_KEYS=name=key headgate
 #
 # It listens on all addresses, so it starts only with credentials: a key of 16 characters or more.
 # compose.yaml has it with engines of their own; edge/deploy/ has Kubernetes, systemd, Prometheus and Grafana.
@@ -47,7 +47,7 @@ EXPOSE 8000
 # Ready means that what the log confirms is kept. Anything but 200 is unhealthy, and so is no answer.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=30s --retries=3 \
     CMD ["python", "-m", "edge.healthcheck"]
-# It drains: HEADGATE_DRAIN_S for requests, then the engines' own stops. Give it 30 s (docker run --stop-timeout 30).
+# It drains: HEADGATE_DRAIN_S for requests, then the stops of workers and engines. Give it 40 s (docker run --stop-timeout 40).
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["headgate"]
 CMD ["serve"]

@@ -12,10 +12,8 @@ from typing import Any
 import jsonschema
 import pytest
 
-from actors import children, postgres
-from edge.serve import FLUSH_WITHIN_S
 from engine.settings import Settings, load_settings
-from tests.support.compose_file import ROOT, healthcheck, make_environment, open_engines, read_compose
+from tests.support.compose_file import ROOT, healthcheck, longest_stop_s, make_environment, open_engines, read_compose
 from tests.support.gateway import Gateway, open_gateway
 from tests.support.http import ask, post_json
 from tests.support.redis_server import needs_redis
@@ -98,7 +96,7 @@ def test_every_variable_is_one_that_the_gateway_knows(compose: dict[str, Any]) -
 
 def test_the_grace_period_is_longer_than_the_longest_stop(compose: dict[str, Any]) -> None:
     """Requests drain, what waits is flushed, connections close, the log stops, PostgreSQL stops."""
-    longest_s = load_settings().drain_s + 2 * FLUSH_WITHIN_S + children.STOP_WITHIN_S + postgres.STOP_WITHIN_S
+    longest_s = longest_stop_s(load_settings().drain_s)
     for name in ("gateway", "single"):
         assert float(compose["services"][name]["stop_grace_period"].rstrip("s")) > longest_s
 

@@ -11,11 +11,9 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from actors import children, postgres
 from edge.docs_offline import offline_documents
-from edge.serve import FLUSH_WITHIN_S
 from engine.settings import Settings, load_settings
-from tests.support.compose_file import ROOT, make_environment
+from tests.support.compose_file import ROOT, longest_stop_s, make_environment
 
 FOLDER = ROOT / "edge" / "deploy" / "kubernetes"
 FILES = ("gateway.yaml", "nats.yaml", "single.yaml")
@@ -107,8 +105,7 @@ def test_the_grace_period_is_longer_than_the_longest_stop(file: str) -> None:
         (container,) = spec["containers"]
         word, pause = container["lifecycle"]["preStop"]["exec"]["command"]
         assert word == "sleep"
-        drain_s = float(variables((file,))["HEADGATE_DRAIN_S"])
-        longest_s = drain_s + 2 * FLUSH_WITHIN_S + children.STOP_WITHIN_S + postgres.STOP_WITHIN_S
+        longest_s = longest_stop_s(float(variables((file,))["HEADGATE_DRAIN_S"]))
         assert spec["terminationGracePeriodSeconds"] > float(pause) + longest_s
 
 

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from actors import children, postgres
 from edge.cli_output import ExitCode
-from edge.serve import EXIT_IN_USE, FLUSH_WITHIN_S
+from edge.serve import EXIT_IN_USE
 from engine.settings import Settings, load_settings
-from tests.support.compose_file import ROOT
+from tests.support.compose_file import ROOT, longest_stop_s
 
 UNIT = ROOT / "edge" / "deploy" / "systemd" / "headgate.service"
 
@@ -28,7 +27,7 @@ def test_its_engines_are_not_told_to_stop_before_it_has_drained() -> None:
     """SIGTERM goes to the gateway alone, which has time for everything."""
     unit = service()
     assert unit["KillMode"] == "mixed"
-    longest_s = load_settings().drain_s + 2 * FLUSH_WITHIN_S + children.STOP_WITHIN_S + postgres.STOP_WITHIN_S
+    longest_s = longest_stop_s(load_settings().drain_s)
     assert float(unit["TimeoutStopSec"]) > longest_s
     assert unit["OOMPolicy"] == "continue"
 

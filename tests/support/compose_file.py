@@ -21,6 +21,9 @@ import orjson
 import trio
 import yaml
 
+from actors import children, postgres
+from actors.worker import STOP_GRACE_S
+from edge.serve import FLUSH_WITHIN_S
 from engine.postgres_address import Address
 from engine.postgres_server import EmbeddedPostgres
 from tests.support.nats_server import nats_server_path
@@ -29,7 +32,7 @@ from tests.support.processes import spawn
 from tests.support.redis_server import free_port
 from tests.support.waiting import wait_until
 
-__all__ = ["ROOT", "Engines", "healthcheck", "make_environment", "open_engines", "read_compose"]
+__all__ = ["ROOT", "Engines", "healthcheck", "longest_stop_s", "make_environment", "open_engines", "read_compose"]
 
 ROOT = Path(__file__).resolve().parents[2]
 START_TIMEOUT_S = 30.0
@@ -188,6 +191,14 @@ async def open_postgres(folder: Path, compose: dict[str, Any]) -> AsyncIterator[
         async with real.databases.owner.lease() as lease:
             await lease.call(execute, f'CREATE DATABASE "{quote(known["POSTGRES_DB"])}"')
         yield ports[0]
+
+
+def longest_stop_s(drain_s: float) -> float:
+    """How long a gateway may take to stop, one process or with workers.
+
+    Requests drain, what waits is flushed and connections close, the log stops, PostgreSQL stops.
+    """
+    return drain_s + max(2 * FLUSH_WITHIN_S, STOP_GRACE_S) + children.STOP_WITHIN_S + postgres.STOP_WITHIN_S
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
