@@ -11,7 +11,7 @@ Back-pressure: the table forgets the oldest.
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from math import inf
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 import structlog
 import trio
@@ -28,6 +28,22 @@ FOLLOW_EVERY_S: Final = 1.0
 MOST_KNOWN: Final = 4096
 """Credentials remembered at once: more agents than a gateway has connections by default."""
 KNOWN_FOR_S: Final = 60.0
+
+
+class OpaqueTokens(Protocol):
+    """What knows opaque tokens.
+
+    Args:
+        known_for_s: how long one that is active is not asked about again.
+    """
+
+    known_for_s: float
+
+    async def recognise(self, token: str, now: float) -> Principal:
+        """Say whose token this is; raises where it is nobody's, or cannot be checked."""
+
+    async def look_again(self, digest: str, now: float) -> None:
+        """Raise when a token is not active any more."""
 
 
 class _Known(NamedTuple):
@@ -59,6 +75,7 @@ class Authenticator:
         token_ttl_s: how long a token lives.
         clock: seconds since the epoch.
         jwts: says whose JSON Web Token this is, given it and the time; None where none is taken.
+        opaque: what knows opaque tokens, None where none is taken.
     """
 
     def __init__(
@@ -70,6 +87,7 @@ class Authenticator:
         token_ttl_s: int,
         clock: Callable[[], float],
         jwts: Callable[[str, float], Awaitable[Principal]] | None = None,
+        opaque: OpaqueTokens | None = None,
     ) -> None:
         self.counts = Counts()
         self.token_ttl_s = token_ttl_s
@@ -79,6 +97,7 @@ class Authenticator:
         self._secret = secret
         self._clock = clock
         self._jwts = jwts
+        self._opaque = opaque
         self._known: dict[str, _Known] = {}
         """By the credential as `Authorization` has it, so that what most clients send is looked up as it comes."""
         self._stamp: Stamp | None = None
@@ -175,6 +194,16 @@ class Authenticator:
         elif principal.expires_at is not None and now >= principal.expires_at:
             raise Refused("identity.expired", "the token has expired; come back with another")
 
+    async def look_again(self, principal: Principal) -> None:
+        """Look again at somebody whose connection stays open, and ask whoever has to be asked.
+
+        Raises:
+            Refused: as `check_still`; or their opaque token is not active any more.
+        """
+        self.check_still(principal)
+        if self._opaque is not None and principal.kind is Kind.OPAQUE:
+            await self._opaque.look_again(principal.key_id, self._clock())
+
     def left_s(self, principal: Principal) -> float:
         """Say how long `check_still` will be content with somebody if nothing changes; infinity has no end."""
         if principal.kind in {Kind.KEY, Kind.TOKEN}:
@@ -196,12 +225,16 @@ class Authenticator:
             return record.principal()
         if self._jwts is not None and credential.count(".") == 2:
             return await self._jwts(credential, now)
+        if self._opaque is not None:
+            return await self._opaque.recognise(credential, now)
         raise Refused("identity.bad-credentials", "the API key or token is not valid here")
 
     def _remember(self, bearer: str, principal: Principal, now: float) -> None:
         while len(self._known) >= MOST_KNOWN:
             del self._known[next(iter(self._known))]
         until = now + KNOWN_FOR_S
+        if self._opaque is not None and principal.kind is Kind.OPAQUE:
+            until = now + self._opaque.known_for_s
         self._known[bearer] = _Known(
             principal, until if principal.expires_at is None else min(until, principal.expires_at)
         )

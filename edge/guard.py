@@ -193,7 +193,7 @@ class Guard:
             left_s = self.authenticator.left_s(principal)
             await trio.sleep(max(LOOK_AGAIN_LEAST_S, min(left_s, self._look_again_s)))
             try:
-                self.authenticator.check_still(principal)
+                await self.authenticator.look_again(principal)
             except Refused as refusal:
                 await close_socket(socket, refusal.kind.close_code, refusal.kind.title)
                 return

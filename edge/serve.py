@@ -247,7 +247,7 @@ async def serve(
                         actors.start_soon(partial(supervise, root, "agents-keeper", scanners.run))
                         actors.start_soon(partial(supervise, root, "gaps-keeper", gaps.run, is_needed=False))
                         actors.start_soon(partial(supervise, root, "pulls", pulls.run, mailbox=pulls.mailbox))
-                        if audit is not None:
+                        if audit is not None and (placement is None or placement.index == FIRST):
                             run_records = partial(run_key_records, settings, audit)
                             actors.start_soon(partial(supervise, root, "audit", run_records, is_needed=False))
                         if tier is not None:

@@ -23,9 +23,11 @@ from engine.settings import Settings
 from engine.settings_identity import is_loopback
 
 if TYPE_CHECKING:
+    from actors.introspection import Introspection
     from actors.jwks import JwtKeys
 
 log = structlog.get_logger("identity")
+CLOSE_WITHIN_S = 2.0
 
 
 @asynccontextmanager
@@ -44,12 +46,11 @@ async def open_identity(settings: Settings, root: Actor) -> AsyncIterator[Guard]
         given |= demo
     secret = settings.token_secret.get_secret_value().encode() or file.token_secret()
     jwts = _jwt_keys(settings)
-    if jwts is not None:
+    if settings.takes_others:
         demo = KeyRing()  # there are credentials
-    authenticator = Authenticator(
-        given, demo, file, secret, settings.token_ttl_s, time.time, None if jwts is None else jwts.recognise
-    )
-    async with trio.open_nursery() as nursery:
+    recognise = None if jwts is None else jwts.recognise
+    async with open_introspection(settings) as opaque, trio.open_nursery() as nursery:
+        authenticator = Authenticator(given, demo, file, secret, settings.token_ttl_s, time.time, recognise, opaque)
         nursery.start_soon(partial(supervise, root, "identity", authenticator.run, mailbox=authenticator.mailbox))
         if jwts is not None:
             nursery.start_soon(partial(supervise, root, "jwks", jwts.run))
@@ -61,6 +62,32 @@ async def open_identity(settings: Settings, root: Actor) -> AsyncIterator[Guard]
             look_again_s=settings.recheck_s,
         )
         nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def open_introspection(settings: Settings) -> "AsyncIterator[Introspection | None]":
+    """Have somebody to ask about opaque tokens for the length of the block, None where none is taken.
+
+    Raises:
+        Refused: there is a secret and nobody whose it is.
+    """
+    if not settings.introspection_url:
+        yield None
+        return
+    from actors.introspection import Introspection
+    from engine.introspection_http import IntrospectionEndpoint
+    from engine.jwts import JwtPolicy
+
+    secret = settings.introspection_client_secret.get_secret_value()
+    if secret and not settings.introspection_client_id:
+        raise Refused("request.bad-parameter", "AUTH_INTROSPECTION_CLIENT_ID: expected, because there is its secret")
+    endpoint = IntrospectionEndpoint(settings.introspection_url, settings.introspection_client_id, secret)
+    policy = JwtPolicy(settings.jwt_issuer, settings.jwt_audience, settings.jwt_leeway_s)
+    try:
+        yield Introspection(endpoint.ask, policy, settings.introspection_cache_s)
+    finally:
+        with trio.move_on_after(CLOSE_WITHIN_S, shield=True):  # bounded by its own deadline
+            await endpoint.aclose()
 
 
 def check_exposure(settings: Settings, ring: KeyRing) -> None:
@@ -80,11 +107,11 @@ def check_exposure(settings: Settings, ring: KeyRing) -> None:
             f"{where}, and the demo key is among the keys; take it out of API_GATEWAY_KEY, HEADGATE_API_KEYS and "
             "`headgate keys`",
         )
-    if not len(ring) and not settings.takes_jwts:
+    if not len(ring) and not settings.takes_others:
         raise Refused(
             "request.bad-parameter",
             f"{where}, and there are no credentials: make a key with `headgate keys create`, or set HEADGATE_API_KEYS "
-            "or API_GATEWAY_KEY, or take JSON Web Tokens by JWKS_URL; or listen on 127.0.0.1",
+            "or API_GATEWAY_KEY, or take others' tokens by JWKS_URL or AUTH_INTROSPECTION_URL; or listen on 127.0.0.1",
         )
 
 

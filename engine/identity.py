@@ -56,6 +56,8 @@ class Kind(Enum):
     TOKEN = "token"  # noqa: S105  # a word, not a secret
     """A short-lived token that an API key was exchanged for."""
     JWT = "jwt"
+    OPAQUE = "opaque"
+    """A token that its issuer was asked about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +71,7 @@ class Principal:
         subjects: subjects of the log they may touch, `snapfs.team.>` for a family; empty for all.
         durables: consumers they may use, `team-*` for a family; empty for all.
         paths: folders they may touch; empty for all.
-        key_id: the API key behind them, empty when there is none.
+        key_id: the API key behind them, or what names their opaque token; empty when there is neither.
         expires_at: when the proof of who they are ends, seconds since the epoch; None when it does not.
     """
 

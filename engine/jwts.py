@@ -131,24 +131,32 @@ def verify_jwt(token: str, key: JwtKey, policy: JwtPolicy, now: float) -> Princi
         )
     except (jwt.PyJWTError, ValueError, TypeError, OverflowError) as problem:
         raise _refused(f"the token is not valid here: {_WORDS.get(type(problem), 'its signature is wrong')}") from None
-    expires_at, issued_at = _time(claims, "exp"), _time(claims, "iat")
+    expires_at, issued_at = read_time_claim(claims, "exp"), read_time_claim(claims, "iat")
     if now >= expires_at + policy.leeway_s:
         raise Refused("identity.expired", "the token has expired")
-    if issued_at > now + policy.leeway_s or _time(claims, "nbf", issued_at) > now + policy.leeway_s:
+    if issued_at > now + policy.leeway_s or read_time_claim(claims, "nbf", issued_at) > now + policy.leeway_s:
         raise _refused("the token is not valid yet")
-    subject = claims["sub"]
-    if not isinstance(subject, str) or not 0 < len(subject) <= MOST_SUBJECT_CHARS or not subject.isprintable():
-        raise _refused(f"sub: expected 1 to {MOST_SUBJECT_CHARS} printable characters")
     return Principal(
-        subject,
+        check_subject(claims["sub"]),
         Kind.JWT,
-        known_scopes(_words(claims, "scope", "scp", "scopes")),
-        _words(claims, "headgate_subjects"),
-        _words(claims, "headgate_durables"),
-        _words(claims, "headgate_paths"),
+        known_scopes(read_words(claims, "scope", "scp", "scopes")),
+        read_words(claims, "headgate_subjects"),
+        read_words(claims, "headgate_durables"),
+        read_words(claims, "headgate_paths"),
         "",
         expires_at + policy.leeway_s,
     )
+
+
+def check_subject(subject: object) -> str:
+    """Give back whose a token is.
+
+    Raises:
+        Refused: it is no name.
+    """
+    if not isinstance(subject, str) or not 0 < len(subject) <= MOST_SUBJECT_CHARS or not subject.isprintable():
+        raise _refused(f"sub: expected 1 to {MOST_SUBJECT_CHARS} printable characters")
+    return subject
 
 
 def keys_of_jwks(document: bytes) -> list[JwtKey]:
@@ -158,7 +166,7 @@ def keys_of_jwks(document: bytes) -> list[JwtKey]:
         ValueError: it is none.
     """
     try:
-        found = json.loads(document, object_pairs_hook=_once)
+        found = json.loads(document, object_pairs_hook=read_once)
     except (ValueError, RecursionError):
         raise ValueError("expected a JSON key set") from None
     keys = found.get("keys") if isinstance(found, dict) else None
@@ -209,7 +217,7 @@ def _algorithm_of(key: object) -> str | None:
 
 def _read_object(part: str) -> dict[str, Any]:
     try:
-        found = json.loads(urlsafe_b64decode(part + "=" * (-len(part) % 4)), object_pairs_hook=_once)
+        found = json.loads(urlsafe_b64decode(part + "=" * (-len(part) % 4)), object_pairs_hook=read_once)
     except (ValueError, RecursionError):
         raise _refused("a part of the token is not JSON in base64, or says something twice") from None
     if not isinstance(found, dict):
@@ -217,22 +225,36 @@ def _read_object(part: str) -> dict[str, Any]:
     return found
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def read_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make an object of its members, for `json.loads`.
+
+    Raises:
+        ValueError: a name is there twice.
+    """
     found = dict(pairs)
     if len(found) != len(pairs):
         raise ValueError("a name is there twice")
     return found
 
 
-def _time(claims: dict[str, Any], name: str, default: float | None = None) -> float:
+def read_time_claim(claims: dict[str, Any], name: str, default: float | None = None) -> float:
+    """Give what a claim says of a time, seconds since 1970.
+
+    Raises:
+        Refused: it says none.
+    """
     value = claims.get(name, default)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e12 or math.isnan(value):
         raise _refused(f"{name}: expected seconds since 1970")
     return float(value)
 
 
-def _words(claims: dict[str, Any], *names: str) -> tuple[str, ...]:
-    """Give what a claim lists, as words in a text or as a list; names that are not there list nothing."""
+def read_words(claims: dict[str, Any], *names: str) -> tuple[str, ...]:
+    """Give what claims list, as words in a text or as a list; names that are not there list nothing.
+
+    Raises:
+        Refused: one lists something else, or an allow list is empty, which would allow everything.
+    """
     found: list[str] = []
     for name in names:
         value = claims.get(name, ())

@@ -111,6 +111,22 @@ class IdentitySettings(BaseSettings):
     jwt_leeway_s: float = Field(
         30.0, alias="JWT_LEEWAY_S", ge=0, le=60, description="how much clocks may differ, seconds"
     )
+    introspection_url: Annotated[str, AfterValidator(_jwks_url)] = Field(
+        "", alias="AUTH_INTROSPECTION_URL", description="who is asked about opaque tokens (RFC 7662), https as above"
+    )
+    introspection_client_id: str = Field(
+        "", alias="AUTH_INTROSPECTION_CLIENT_ID", description="who asks, by HTTP Basic; empty for nobody"
+    )
+    introspection_client_secret: SecretStr = Field(
+        SecretStr(""), alias="AUTH_INTROSPECTION_CLIENT_SECRET", description="what proves that"
+    )
+    introspection_cache_s: float = Field(
+        60.0,
+        alias="AUTH_INTROSPECTION_CACHE_S",
+        ge=1,
+        le=3600,
+        description="an active token is not asked about again for so long, within its life, seconds",
+    )
     cors_origins: Annotated[str, AfterValidator(_origins)] = Field(
         "", alias="CORS_ORIGINS", description="origins whose pages may talk to the gateway, by commas"
     )
@@ -119,6 +135,11 @@ class IdentitySettings(BaseSettings):
     def takes_jwts(self) -> bool:
         """Whether JSON Web Tokens are taken."""
         return bool(self.jwt_secret.get_secret_value() or self.jwt_public_key or self.jwks_url)
+
+    @property
+    def takes_others(self) -> bool:
+        """Whether tokens that others issue are taken."""
+        return self.takes_jwts or bool(self.introspection_url)
 
     @property
     def origins(self) -> frozenset[str]:

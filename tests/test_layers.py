@@ -34,6 +34,7 @@ DRIVERS: dict[str, set[str]] = {
     "engine.children": set(),  # child processes
     "engine.confine": set(),  # the kernel's limits on one
     "engine.hashes_redis": {"engine.bridge"},
+    "engine.introspection_http": set(),  # a token's issuer, over HTTP
     "engine.jetstream": {"engine.lease_journal", "engine.nats"},
     "engine.jwks": set(),  # a key set, over HTTP
     "engine.keys_file": set(),  # the keys and the secret in the data folder

@@ -225,13 +225,23 @@ MALFORMED: dict[str, list[str]] = {
     "CORS_ORIGINS": ["app.example", "https://a/", "https://a/b", "ftp://a", "https://a;https://b/"],
     "HEADGATE_LOG_EXPRESS": ["", "some", "1/0", "1/", "2/3", "1/x", "1/-1"],
     "HEADGATE_LOG_LEVEL": ["trace", "INFO", ""],
+    "AUTH_INTROSPECTION_URL": ["x", "ftp://a", "http://issuer.example/introspect", "https://"],
+    "AUTH_INTROSPECTION_CACHE_S": ["0", "3601", "nan"],
     "HEADGATE_AUDIT": ["maybe", "ON", ""],
     "HEADGATE_AUDIT_STREAM": ["", "a.b", "a b", "a>"],
     "HEADGATE_AUDIT_DAYS": ["0", "-1", "nan", "36501"],
     "HEADGATE_AUDIT_MIB": ["0", "1.5", "1048577"],
 }
-SECRET = {"HEADGATE_API_KEYS", "API_GATEWAY_KEY", "HEADGATE_TOKEN_SECRET", "JWT_SECRET"}
+SECRET = {
+    "HEADGATE_API_KEYS",
+    "API_GATEWAY_KEY",
+    "HEADGATE_TOKEN_SECRET",
+    "JWT_SECRET",
+    "AUTH_INTROSPECTION_CLIENT_SECRET",
+}
 ANY_TEXT = {
+    "AUTH_INTROSPECTION_CLIENT_ID",
+    "AUTH_INTROSPECTION_CLIENT_SECRET",
     "JWT_ISSUER",
     "JWT_AUDIENCE",
     "HEADGATE_HOST",
@@ -338,6 +348,7 @@ def test_what_is_a_secret_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> Non
         "API_GATEWAY_KEY": "***",
         "HEADGATE_TOKEN_SECRET": "",
         "JWT_SECRET": "",
+        "AUTH_INTROSPECTION_CLIENT_SECRET": "",
     }
     assert settings.gateway_key.get_secret_value() == "geheim-abcdefghij"
 

@@ -43,7 +43,7 @@ READY_LINE = re.compile(
 
 # What a developer's own shell may hold and a test must not inherit.
 OWN_VARIABLES = re.compile(
-    r"^(HEADGATE_|SNAPFS_|NATS_|REDIS_|DB_|PG|API_GATEWAY_|CORS_|JWT_|SERVER_|OTEL_)|^(PORT|AUTH)$|_URL$"
+    r"^(HEADGATE_|SNAPFS_|NATS_|REDIS_|DB_|PG|API_GATEWAY_|CORS_|JWT_|AUTH_|SERVER_|OTEL_)|^(PORT|AUTH)$|_URL$"
 )
 
 
