@@ -2,12 +2,14 @@
 
 Rules of the file:
 - A slot is held exactly as long as its query; whatever ends the query ends the transaction and frees the slot.
+- Answers that were composed and are not with their clients yet are bounded in bytes: a query is over in a moment, a
+  client that does not read holds its answer for as long as it may.
 - A query has its deadline here as well as in PostgreSQL, for planning and waiting between fetches count too.
 
 Back-pressure: sheds, with `query.busy`.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -26,6 +28,8 @@ MOST_WAITING: Final = 8
 """Twice the slots: a burst of short queries passes, and nobody waits behind more than two others."""
 WAIT_S: Final = 1.0
 RETRY_AFTER_S: Final = 2.0
+MOST_UNSENT_BYTES: Final = 64 * 1024 * 1024
+"""Eight of the largest answers. Those of queries that run already come on top."""
 
 
 class Rows:
@@ -93,17 +97,34 @@ class Queries:
         self._slots = slots
         self._most_waiting = most_waiting
         self._waiting = 0
+        self._unsent_bytes = 0
 
     def mailbox(self) -> Mailbox:
         """How many queries run or wait, and how many may."""
         return Mailbox(self._slots - self._free.value + self._waiting, self._slots + self._most_waiting)
 
+    def keep_answer(self, size_bytes: int) -> Callable[[], None]:
+        """Count an answer that is on its way to its client; gives what says that it is no longer kept."""
+        self._unsent_bytes += size_bytes
+
+        def let_go() -> None:
+            self._unsent_bytes -= size_bytes
+
+        return let_go
+
     def check_room(self) -> None:
-        """Refuse when no further query may even wait.
+        """Refuse when no further query may even wait, or too much of what was answered is not taken.
 
         Raises:
             Unavailable: so it is.
         """
+        if self._unsent_bytes > MOST_UNSENT_BYTES:
+            self._metrics.queries_shed += 1
+            raise Unavailable(
+                "query.busy",
+                f"{self._unsent_bytes} bytes of answers wait for their clients; the limit is {MOST_UNSENT_BYTES}",
+                RETRY_AFTER_S,
+            )
         if self._free.value == 0 and self._waiting >= self._most_waiting:
             raise self._busy()
 

@@ -257,11 +257,13 @@ class Connection:
             self._skip_body(head)
             stays = head.keep_alive and not response.close and not self._unread and not self._is_draining()
             lines = lines_of(request.judgements) if request.judgements else b""
-            is_head = head.method == "HEAD"
-            await self._send(encode_response(response, request_id, stays=stays, head_only=is_head, lines=lines))
+            is_head, is_large = head.method == "HEAD", len(response.body) > SEND_PIECE_BYTES
+            is_short = is_head or is_large  # a large body is not copied behind its head
+            await self._send(encode_response(response, request_id, stays=stays, head_only=is_short, lines=lines))
+            if is_large and not is_head:
+                await self._send(response.body)
         finally:
-            if request.hold is not None:
-                request.hold.release()
+            request.end()
         if not stays and self._unread:
             await self._linger()
         return stays

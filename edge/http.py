@@ -49,6 +49,7 @@ class Request:
         principal: who asks; the guard says so before a handler sees the request.
         trace: where it is traced; None on the express lane where the client asked for none.
         hold: slots that it holds; the lane that serves it gives them back after its answer, whatever becomes of it.
+        on_end: called like that, for what a handler holds until its answer is with the client.
         is_told: a collector hears of it.
         facts: what its handler wants remembered of the change it makes; never a secret.
     """
@@ -68,8 +69,16 @@ class Request:
     judgements: Sequence[Judgement] = ()
     trace: Trace | None = None
     hold: Hold | None = None
+    on_end: Callable[[], None] | None = None
     is_told: bool = False
     facts: dict[str, object] = field(default_factory=dict)
+
+    def end(self) -> None:
+        """Give back what was held for it, once its answer was sent or never will be."""
+        if self.hold is not None:
+            self.hold.release()
+        if self.on_end is not None:
+            self.on_end()
 
     def parameters(self) -> dict[str, str]:
         """Give the query's parameters; the last of a repeated one wins.

@@ -150,8 +150,7 @@ class Stream:
             else:
                 self._reset(_INTERNAL_ERROR)  # so that nobody takes a part for the whole
         finally:
-            if request.hold is not None:
-                request.hold.release()
+            request.end()
 
     async def _wait_left(self) -> None:
         self._is_watched = True

@@ -188,6 +188,8 @@ def _make_app(table: RouteTable) -> QuartTrio:
             response = await respond(table, request, admitted)
         finally:
             gate.end(request.hold)
+            if request.on_end is not None:
+                request.on_end()
         answered = QuartResponse(DataBody(response.body), response.status, content_type=response.content_type)
         told = {**SECURITY, **headers_of(request.judgements), **response.headers, "x-request-id": request_id}
         for name, value in told.items():

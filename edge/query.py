@@ -53,6 +53,7 @@ async def post_query_sql(node: Node, request: Request) -> Response:
         nursery.start_soon(_cancel_when_left, request, nursery.cancel_scope)
         if content_type == JSON:
             response = await _answer(queries, query, asked, began)
+            request.on_end = queries.keep_answer(len(response.body))
         else:
             response = await _stream(queries, query, asked, content_type, request)
         nursery.cancel_scope.cancel()

@@ -101,3 +101,18 @@ async def test_who_waits_gets_the_slot_that_is_freed(autojump_clock: Clock) -> N
         first.cancel_scope.cancel()
     assert [code for code, _ in told] == ["query.too-slow"]
     assert database.leases == 0
+
+
+async def test_answers_that_nobody_takes_are_bounded() -> None:
+    """Overloaded: past 64 MiB on their way the next query is refused before it runs; one that was taken makes room."""
+    queries, database, metrics = make()
+    let_go = [queries.keep_answer(8 << 20) for _ in range(8)]
+    queries.check_room()
+    let_go.append(queries.keep_answer(1))
+    told: list[tuple[str, float]] = []
+    await ask(queries, told)
+    assert [code for code, _ in told] == ["query.busy"]
+    assert (database.leases, metrics.queries_shed) == (0, 1)
+    for one in let_go[1:]:
+        one()
+    queries.check_room()
