@@ -7,7 +7,10 @@ Rules of the file:
 What must change with it: the keys of `--json` are a promise.
 """
 
+import shlex
+import shutil
 import signal
+import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -230,10 +233,13 @@ async def _cancel_at_signal(signals: AsyncIterator[int], scope: trio.CancelScope
 
 
 def _say_what_to_try(url: str) -> str:
+    # Where it is not on the PATH, as under `make run`, the other terminal needs to know where it is.
+    command = "headgate" if shutil.which("headgate") else shlex.quote(str(Path(sys.argv[0]).absolute()))
     return (
-        f"\nserving at {url} until Ctrl-C. Four things to try in another terminal:\n"
+        f"\nserving at {url} until Ctrl-C; a browser tries every route at {url}/docs\n"
+        "In another terminal:\n"
         f"  curl -s {url}/readyz\n"
-        f"  headgate tail --gateway {url} --count 5\n"
-        f"  headgate query --gateway {url}\n"
-        f"  headgate scan . --gateway {url}\n"
+        f"  {command} tail --gateway {url} --count 5\n"
+        f"  {command} query --gateway {url}\n"
+        f"  {command} scan . --gateway {url}\n"
     )

@@ -117,7 +117,10 @@ async def get_root(_: Node, __: Request) -> Response:
         {
             "name": "headgate",
             "version": VERSION,
-            "paths": ["/ingest", "/cache/batch", "/stream", "/healthz", "/readyz", "/version", "/actors", "/metrics"],
+            "paths": [
+                *("/docs", "/openapi.json", "/ingest", "/cache/batch", "/stream", "/query/sql", "/healthz", "/readyz"),
+                *("/version", "/actors", "/metrics"),
+            ],
         }
     )
 
