@@ -8,6 +8,9 @@ Rules of the file:
 - WebSockets are not offered over it (RFC 8441): clients open a connection of HTTP/1.1 for them.
 """
 
+from collections import Counter
+from ipaddress import ip_address
+
 import structlog
 import trio
 
@@ -25,7 +28,8 @@ class Http2:
     Args:
         table: the routes.
         draining: set when the gateway goes.
-        most_streams: requests at once, of all connections; one more is refused, which tells a client to try again.
+        most_streams: requests at once, of all connections; one more is refused, which tells a client to try again. One
+            address that is not loopback has half of them, so that it cannot take them from all others.
     """
 
     def __init__(self, table: RouteTable, draining: trio.Event, most_streams: int) -> None:
@@ -34,6 +38,7 @@ class Http2:
         self.most_streams = most_streams
         self.streams = 0
         self.counts = table.metrics.http2
+        self._of_address: Counter[str] = Counter()
 
     async def serve(self, connection: Connection, begun: bytes) -> None:
         """Serve a connection to its end.
@@ -44,6 +49,23 @@ class Http2:
         """
         self.counts["connections"] += 1
         await Session(self, connection, begun).run()
+
+    def take_place(self, peer: str) -> bool:
+        """Take the place of one stream; False when there is none."""
+        if self.streams >= self.most_streams:
+            return False
+        if self._of_address[peer] >= self.most_streams // 2 and not ip_address(peer.partition("%")[0]).is_loopback:
+            return False
+        self.streams += 1
+        self._of_address[peer] += 1
+        return True
+
+    def give_place(self, peer: str) -> None:
+        """Give it back."""
+        self.streams -= 1
+        self._of_address[peer] -= 1
+        if not self._of_address[peer]:
+            del self._of_address[peer]
 
     def note_end(self, code: int, detail: str, peer: str) -> None:
         """Note that a connection was ended for what its client did."""

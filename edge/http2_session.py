@@ -157,7 +157,7 @@ class Session:
         """Note that a stream's task has ended."""
         self.forget(stream)
         self._tasks -= 1
-        self._shared.streams -= 1
+        self._shared.give_place(self.peer)
         self._left.unpark_all()
         if not self._tasks:
             self._idle_until = trio.current_time() + self.within.idle_s
@@ -234,14 +234,13 @@ class Session:
     def _begin_stream(self, event: RequestReceived) -> None:
         number = event.stream_id
         shared = self._shared
-        if self._takes_none or self._tasks >= MOST_TASKS or shared.streams >= shared.most_streams:
+        if self._takes_none or self._tasks >= MOST_TASKS or not shared.take_place(self.peer):
             shared.counts["refused"] += 1
             if self._tasks >= MOST_TASKS:
                 self._meter.count("resets", trio.current_time())
             self.h2.reset_stream(number, _REFUSED_STREAM)
             return
         shared.counts["requests"] += 1
-        shared.streams += 1
         self._tasks += 1
         stream = Stream(self, number, event.headers, is_whole=event.stream_ended is not None)
         self._streams[number] = stream

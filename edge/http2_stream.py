@@ -9,13 +9,14 @@ Rules of the file:
 What must change with it: `edge/http2_session.py` begins streams and tells them what came.
 """
 
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import structlog
 import trio
+from h2.connection import H2Connection
 from h2.exceptions import H2Error
 
 from edge.express import BODY_LEAST_BYTES_PER_S
@@ -102,8 +103,8 @@ class Stream:
             with self._scope:
                 await trio.lowlevel.checkpoint_if_cancelled()
                 await self._answer()
-        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError, H2Error, KeyError):
-            self._reset(_CANCEL)  # the client went away, or takes nothing; KeyError: the library forgot the stream
+        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
+            self._reset(_CANCEL)  # the client went away, or takes nothing
         except Exception as fault:  # one stream's failure is its own
             log.error("stream failed", peer=self._session.peer, request_id=self._request_id, exc_info=fault)
             self._reset(_INTERNAL_ERROR)
@@ -164,8 +165,8 @@ class Stream:
         if length is not None and length > limit_bytes:
             raise Refused("request.too-large", f"the body has {length} bytes; the limit is {limit_bytes}")
         if "100-continue" in head.headers.get("expect", "").lower() and not self._received and not self._is_whole:
-            self._session.h2.send_headers(self.number, [(b":status", b"100")])
-            self._session.flush()
+            with self._library() as library:
+                library.send_headers(self.number, [(b":status", b"100")])
         began, waited_for = trio.current_time(), 0.0
         while not self._is_whole and self._received <= limit_bytes:
             if not self._has_place and (length or self._received) > (
@@ -193,9 +194,9 @@ class Stream:
         """Let the client send so much of the body in all."""
         more = most - self._granted
         if more >= FIRST_WINDOW_BYTES or (more > 0 and self._granted <= self._received + PLACE_FROM_BYTES):
-            self._session.h2.increment_flow_control_window(more, self.number)
+            with self._library() as library:
+                library.increment_flow_control_window(more, self.number)
             self._granted += more
-            self._session.flush()
 
     # Its answer.
 
@@ -220,10 +221,10 @@ class Stream:
             name = name.lower()
             if name not in _NOT_SENT:
                 pairs.append((name, value))
-        self._session.h2.send_headers(self.number, pairs, end_stream=ends)
-        if ends:
-            self._finish()
-        self._session.flush()
+        with self._library() as library:
+            library.send_headers(self.number, pairs, end_stream=ends)
+            if ends:
+                self._finish()
 
     async def _send_body(self, data: bytes, *, ends: bool) -> None:
         """Send a piece of the body, as the client's windows allow.
@@ -246,21 +247,25 @@ class Stream:
         session = self._session
         while at < until or ends:
             await session.wait_room()
-            room = session.h2.local_flow_control_window(self.number) if at < until else 0
+            room = self._window() if at < until else 0
             while at < until and room <= 0:
                 self.window_opened = trio.Event()
                 await self.window_opened.wait()
-                room = session.h2.local_flow_control_window(self.number)
+                room = self._window()
             upto = min(until, at + room)
             is_last = ends and upto == until
-            session.h2.send_data(self.number, data[at:upto], end_stream=is_last)
+            with self._library() as library:
+                library.send_data(self.number, data[at:upto], end_stream=is_last)
+                if is_last:
+                    self._finish()
             session.count_sent(is_dribble=upto < until and upto - at < DRIBBLE_BYTES)
             at = upto
             if is_last:
-                self._finish()
-            session.flush()
-            if is_last:
                 return
+
+    def _window(self) -> int:
+        with self._library() as library:
+            return library.local_flow_control_window(self.number)
 
     def _finish(self) -> None:
         """The answer is complete; a body that nobody wants is told to stop."""
@@ -269,6 +274,15 @@ class Stream:
         self._session.forget(self)
 
     def _reset(self, code: int) -> None:
-        with suppress(H2Error, KeyError):  # it is over already
-            self._session.h2.reset_stream(self.number, code)
-        self._session.flush()
+        with suppress(trio.BrokenResourceError), self._library() as library:  # it is over already
+            library.reset_stream(self.number, code)
+
+    @contextmanager
+    def _library(self) -> Iterator[H2Connection]:
+        """Have the library do something, and write what comes of it; raises when the stream or connection is over."""
+        try:
+            yield self._session.h2
+        except (H2Error, KeyError) as problem:  # KeyError: it has forgotten the stream
+            raise trio.BrokenResourceError(f"the stream is over: {problem}") from problem
+        finally:
+            self._session.flush()

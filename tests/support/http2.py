@@ -52,11 +52,12 @@ class StreamAnswer:
 
 @dataclass(frozen=True)
 class GoAway:
-    """One GOAWAY."""
+    """One GOAWAY, and how many streams it found open."""
 
     last: int
     code: int
     detail: str
+    found: int
 
 
 class Http2Client:
@@ -162,6 +163,7 @@ class Http2Client:
 
     async def pump(self) -> list[Event]:
         """Receive once, and note what it means."""
+        assert not self.is_over, f"the connection is over: {self.goaways}"
         try:
             data = bytes(await self.stream.receive_some(65_536))
         except trio.BrokenResourceError:
@@ -179,15 +181,20 @@ class Http2Client:
             del self._received[:size]
             if frame[3] == GOAWAY_FRAME:
                 last, code = int.from_bytes(frame[9:13]), int.from_bytes(frame[13:17])
-                self.goaways.append(GoAway(last, code, frame[17:].decode()))
+                found = sum(not one.is_whole and one.reset is None for one in self.answers.values())
+                self.goaways.append(GoAway(last, code, frame[17:].decode(), found))
             elif self.believes:
-                events += self.h2.receive_data(frame)
-        for event in events:
-            self._note(event)
+                events += self._take(frame)
         try:
             await self.flush()
         except trio.BrokenResourceError:
             self.is_over = True
+        return events
+
+    def _take(self, frame: bytes) -> list[Event]:
+        events = self.h2.receive_data(frame)
+        for event in events:
+            self._note(event)
         return events
 
     def _note(self, event: Event) -> None:
