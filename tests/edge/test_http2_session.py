@@ -14,6 +14,7 @@ from edge.http2 import Http2
 from edge.http2_session import LARGE_BODIES, MOST_TASKS
 from edge.normaliser import Head
 from edge.routes import Lane, Route, RouteTable
+from edge.tcp_stream import TcpStream
 from engine.errors import Refused
 from engine.metrics import Metrics
 from tests.support.http2 import Http2Client, frame
@@ -50,12 +51,14 @@ async def open_scene(handler: Handler, *, peer: str = "127.0.0.1", most: int = 1
         raise AssertionError("a stream never reaches the other lane's server")
 
     served = Connection(
-        trio.SocketStream(ours), peer, shared.table, not_over, _no_lane, shared.draining.is_set, shared.serve
+        TcpStream(trio.SocketStream(ours)), peer, shared.table, not_over, _no_lane, shared.draining.is_set, shared.serve
     )
 
     async def serve() -> None:
-        with ours:
+        try:
             await served.run()
+        finally:
+            served.stream.socket.close()
 
     client = Http2Client(trio.SocketStream(theirs), "h")
     with theirs:
