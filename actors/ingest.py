@@ -25,6 +25,7 @@ from engine.ingest import ANSWER_WITHIN_S, NOT_NOW, WAITING_EVENTS, Frame, Group
 from engine.jetstream import JetStream
 from engine.log import DIGEST_HEADER, Ambiguous, NotStored, Outcome, Stored
 from engine.metrics import COUNT_BOUNDS, Histogram
+from engine.patience import RETRY_AFTER_S, Patience
 
 RETRY_PAUSE_S: Final = 0.01
 """After a frame came back unstored: the log is up but its stream is not yet."""
@@ -53,6 +54,7 @@ class Publisher:
         self.frame_events = Histogram(COUNT_BOUNDS)
         """How many events stored frames held."""
         self.commit = GroupCommit(new_id=partial(secrets.token_hex, 16))
+        self.patience = Patience()
         self._wake = trio.Event()
         self._down_since: float | None = None
         self._came_back = False
@@ -68,11 +70,24 @@ class Publisher:
         """Refuse at once, before a body is read, what would only wait in vain.
 
         Raises:
-            Unavailable: too much is waiting, or the log has been away for longer than a request may wait.
+            Unavailable: too much waits, or for too long, or the log has been away for longer than a request may wait.
         """
+        now = trio.current_time()
+        self._check_log(now)
+        oldest_s = self.commit.oldest_s(now)
+        if not self.patience.may_come(oldest_s, now):
+            raise Unavailable(
+                "ingest.full",
+                f"{self.commit.depth} requests wait for the log, the first for {oldest_s:.3f} s; nothing was stored",
+                RETRY_AFTER_S,
+            )
+
+    def _check_log(self, now: float) -> None:
+        """Refuse what is beyond the bounds, or would wait in vain."""
         if not self.commit.has_room():
+            self.patience.shed += 1
             raise Unavailable("ingest.full", f"more than {WAITING_EVENTS} events wait for the log")
-        if self._down_since is not None and trio.current_time() - self._down_since > ANSWER_WITHIN_S:
+        if self._down_since is not None and now - self._down_since > ANSWER_WITHIN_S:
             reason = self._log.connection.last_error or "not connected"
             raise Unavailable("log.down", f"the log is not reachable ({reason}); nothing was stored")
 
@@ -92,8 +107,8 @@ class Publisher:
 
         Cancellation: the events may be stored.
         """
-        self.check_room()
         now = trio.current_time()
+        self._check_log(now)
         count, joined = len(batch.events), batch.joined
         answered = trio.Event()
         submission = Submission(

@@ -65,6 +65,7 @@ def measure(
         "guard",
         "query",
         "workers",
+        "overload",
     ]
     | None = None,
     /,

@@ -227,7 +227,7 @@ def _operation(route: Route, operation: Operation | None, schemas: _Schemas) -> 
 def _guard_errors(scope: Scope | None, limits: Sequence[str], method: str) -> list[str]:
     """Give the codes of the guard: who may, and how much; pages of other origins may change nothing anywhere."""
     if scope is not None:
-        return [code for code in KINDS if code.startswith(("identity.", "limits."))]
+        return [code for code in KINDS if code.startswith(("identity.", "limits.")) or code == "server.busy"]
     own = ["limits.exceeded", "limits.away"] if limits else []
     return own if method == "GET" else [*own, "identity.bad-origin"]
 

@@ -28,10 +28,11 @@ from edge.normaliser import MAX_HEAD_BYTES, Head, head_too_large
 from edge.problems import problem_response
 from edge.responses import encode_response, request_id_of
 from edge.routes import Lane, RouteTable, respond
+from edge.shed import encode_shed, overload_of
 from edge.streamed import StreamedAnswer, is_http_1_0
 from edge.tcp_stream import TcpStream
 from edge.tls_stream import ClientStream, NotTlsError, TlsStream
-from engine.errors import Fault, Refused
+from engine.errors import Fault, Refused, Unavailable
 from engine.http2_floods import PREFACE
 from engine.limits import lines_of
 
@@ -229,6 +230,9 @@ class Connection:
 
     async def answer(self, head: Head, request_id: str) -> bool:
         """Answer one request; False when the connection ends with it."""
+        overload = overload_of(self._table, head)
+        if overload is not None:
+            return await self._turn_away(overload, head, request_id)
         streamed: StreamedAnswer | None = None
 
         async def begin(response: Response) -> SendPiece:
@@ -268,6 +272,15 @@ class Connection:
             await self._linger()
         return stays
 
+    async def _turn_away(self, overload: Unavailable, head: Head, request_id: str) -> bool:
+        """Tell a client to come back; False when the connection ends with it."""
+        self._skip_body(head)
+        stays = head.keep_alive and not self._unread and not self._is_draining()
+        await self._send(encode_shed(self._table, overload, head, request_id, stays=stays))
+        if not stays and self._unread:
+            await self._linger()
+        return stays
+
     def _skip_body(self, head: Head) -> None:
         """Throw away a body that nobody wanted, where it is here already: then the connection can stay."""
         if self._unread and head.length is not None and len(self._buffer) >= head.length:
@@ -285,11 +298,17 @@ class Connection:
         return await self.stream.socket.recv(1, socket.MSG_PEEK)
 
     async def read_body(self, head: Head, limit_bytes: int) -> bytes:
-        """Read a request's body.
+        """Read a request's body, and wait for the turn to work on it.
 
         Raises:
             Refused: it is larger than the limit, or its framing is broken.
         """
+        body = await self._read_whole(head, limit_bytes)
+        if body and self._table.turns is not None:
+            await self._table.turns.take(len(body))
+        return body
+
+    async def _read_whole(self, head: Head, limit_bytes: int) -> bytes:
         length = head.length
         if length == 0:
             return b""

@@ -188,6 +188,8 @@ class Stream:
         if self._received > limit_bytes:
             raise Refused("request.too-large", f"the body is larger than the limit of {limit_bytes} bytes")
         body, self._body = bytes(self._body), bytearray()
+        if body and self._session.table.turns is not None:
+            await self._session.table.turns.take(len(body))
         return body
 
     def _grant(self, most: int) -> None:

@@ -1,8 +1,8 @@
-"""The figures of the limits, for `edge/metrics.py`.
+"""The figures of the limits and of the queue of bodies, for `edge/metrics.py`.
 
 Rules of the file:
 - Labels come from closed sets: the policies that the settings switch on, and the names of the tables.
-- Figures of several processes may be added up: a gauge that is 1 while a process counts alone is then how many do.
+- Of several workers they are added up, for slots are each one's own; not so `headgate_limits_alone`.
 """
 
 from collections.abc import Iterator
@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from actors.limits import Limiter
+from actors.turns import Turns
 
 
 def limit_metrics(limiter: Limiter | None) -> Iterator[Metric]:
@@ -34,7 +35,7 @@ def limit_metrics(limiter: Limiter | None) -> Iterator[Metric]:
     yield from (refused, in_use, slots, tables)
     yield GaugeMetricFamily(
         "headgate_limits_alone",
-        "1 while Redis does not answer and this process does without.",
+        "1 while Redis does not answer and a process does without.",
         value=int(found is not None and found.is_alone),
     )
     yield CounterMetricFamily(
@@ -46,4 +47,15 @@ def limit_metrics(limiter: Limiter | None) -> Iterator[Metric]:
         "headgate_limits_redis_failures",
         "Times that Redis was asked and did not answer.",
         value=0 if found is None else found.failures,
+    )
+
+
+def turn_metrics(turns: Turns) -> Iterator[Metric]:
+    """Give them as they are now."""
+    found = turns.statistics()
+    yield GaugeMetricFamily("headgate_turns_waiting", "Bodies that wait to be worked on.", value=found.waiting)
+    yield GaugeMetricFamily("headgate_turns_waiting_bytes", "The work they stand for.", value=found.waiting_bytes)
+    yield CounterMetricFamily("headgate_turns_waited", "Bodies that had to wait.", value=found.waited)
+    yield CounterMetricFamily(
+        "headgate_turns_shed", "Requests told to come back, too many were waiting.", value=turns.patience.shed
     )

@@ -34,7 +34,9 @@ def log_metrics(node: "Node") -> Iterator[Metric]:
         value=ingest.frames,
     )
     yield CounterMetricFamily(
-        "headgate_ingest_refused", "Requests refused because too much was waiting.", value=ingest.requests_refused
+        "headgate_ingest_refused",
+        "Requests refused because too much was waiting.",
+        value=ingest.requests_refused + node.ingest.patience.shed,
     )
     yield GaugeMetricFamily(
         "headgate_ingest_waiting_events", "Events that wait for a frame.", value=ingest.waiting_events

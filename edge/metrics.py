@@ -27,7 +27,7 @@ from edge.catalog import catalog_metrics
 from edge.hash_metrics import hash_metrics
 from edge.health_metrics import health_metrics
 from edge.http import Request, Response, json_response
-from edge.limits_metrics import limit_metrics
+from edge.limits_metrics import limit_metrics, turn_metrics
 from edge.log_metrics import ask_consumers, consumer_metrics, log_metrics
 from edge.merging import describe_families, merge_families
 from edge.stream_metrics import stream_metrics
@@ -228,6 +228,7 @@ class NodeCollector:
         known.add_metric(["refused"], node.identity.counts.refused)
         yield known
         yield from limit_metrics(node.limits)
+        yield from turn_metrics(node.turns)
         if node.spans is not None:
             told = CounterMetricFamily("headgate_spans", "Spans, by what became of them.", labels=["outcome"])
             for outcome in ("exported", "failed", "dropped"):

@@ -27,6 +27,7 @@ from actors.spans import Spans
 from actors.stream import Streams
 from actors.stream_v1 import LeasedStreams
 from actors.tree import Actor
+from actors.turns import Turns
 from engine.metrics import Metrics
 from engine.settings import Settings
 
@@ -55,6 +56,7 @@ class Node:
         catalog: keeps files in PostgreSQL, None where there is no catalog.
         identity: knows who asks.
         limits: counts how much they ask, None where nothing is limited.
+        turns: who works on a body next.
         spans: tells a collector, None where nobody listens.
         audit: who changed what, None where nobody records it.
         mesh: the other processes of this gateway, None where it has one process only.
@@ -79,6 +81,7 @@ class Node:
     catalog: Catalog | None
     identity: Authenticator
     limits: Limiter | None
+    turns: Turns
     spans: Spans | None
     audit: AuditLog | None
     mesh: Mesh | None = None

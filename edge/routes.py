@@ -23,6 +23,7 @@ import trio
 
 from actors.audit import AuditLog
 from actors.spans import Spans
+from actors.turns import Turns
 from edge.changes import Change, make_change
 from edge.cors import answer_preflight, cors_headers, is_preflight
 from edge.guard import Guard, Passed
@@ -62,6 +63,7 @@ class Route:
         scope: what a caller needs, None when the route is public.
         limits: names of policies that hold here, beside those of the scope: of requests a window, or at once.
         change: what a request changes, None when it changes nothing that is recorded.
+        is_early: `admit` says whether there is room, which may be asked before it is known who asks.
     """
 
     method: str
@@ -73,6 +75,7 @@ class Route:
     scope: Scope | None = field(kw_only=True)
     limits: tuple[str, ...] = ()
     change: Change | None = None
+    is_early: bool = False
 
     def parameters_of(self, path: str) -> dict[str, str]:
         """Give what a path that fits holds where the template has names."""
@@ -109,6 +112,7 @@ class RouteTable:
     deadlines: Deadlines = field(default_factory=Deadlines)
     spans: Spans | None = None
     audit: AuditLog | None = None
+    turns: Turns | None = None
     _found: dict[tuple[str, str], Route] = field(default_factory=dict)
     _allowed: dict[str, list[str]] = field(default_factory=dict)
     _lanes: dict[str, Lane] = field(default_factory=dict)
@@ -134,6 +138,10 @@ class RouteTable:
         """Give the lane of a path; what nobody knows is answered by the express lane."""
         lane = self._lanes.get(path)
         return lane if lane is not None else self._lanes.get(self._path_in_table(path), Lane.EXPRESS)
+
+    def route_of(self, method: str, path: str) -> Route | None:
+        """Give the route of an exact path, None for what is not one."""
+        return self._found.get((method, path))
 
     def find(self, method: str, path: str) -> Route:
         """Give the route.
@@ -184,8 +192,10 @@ class RouteTable:
 
         Raises:
             Refused: they may not.
-            Unavailable: they ask too much.
+            Unavailable: they ask too much, or everybody together does.
         """
+        if self.turns is not None and route.scope is not None:
+            self.turns.check_room()
         if self.guard is not None:
             return await self.guard.admit(method, headers, peer, route.scope, route.limits)
         if route.scope is not None:

@@ -35,6 +35,7 @@ from actors.query import Queries
 from actors.stream import Streams
 from actors.stream_v1 import LeasedStreams
 from actors.tree import Actor, State, supervise
+from actors.turns import Turns
 from edge.guard import Guard
 from edge.listener import Listener, open_listening, shared_listening
 from edge.logs import configure_logs
@@ -148,7 +149,7 @@ async def serve(
                 jetstream.keep_journal(journal)
                 control = LogControl(bridge, locate)
                 tier = _redis_tier(settings, bridge)
-                publisher = Publisher(jetstream)
+                publisher, turns = Publisher(jetstream), Turns()
                 book = SettleBook()
                 streams = Streams(
                     jetstream,
@@ -233,6 +234,7 @@ async def serve(
                     catalog,
                     guard.authenticator,
                     guard.limiter,
+                    turns,
                     spans,
                     audit,
                     mesh,
@@ -243,6 +245,7 @@ async def serve(
                     drivers.start_soon(partial(supervise, root, "log", keeper.run_connection))
                     async with trio.open_nursery() as actors:
                         actors.start_soon(partial(supervise, root, "stream-keeper", keeper.run))
+                        actors.start_soon(partial(supervise, root, "turns", turns.run, mailbox=turns.mailbox))
                         actors.start_soon(partial(supervise, root, "ingest", publisher.run, mailbox=publisher.mailbox))
                         actors.start_soon(partial(supervise, root, "agents-keeper", scanners.run))
                         actors.start_soon(partial(supervise, root, "gaps-keeper", gaps.run, is_needed=False))
@@ -285,7 +288,7 @@ async def _listen(
     table = make_table(node, guard)
     table.lines, table.audit = RequestLog(settings.log_express), node.audit
     table.deadlines = settings.deadlines
-    table.spans = node.spans
+    table.spans, table.turns = node.spans, node.turns
     quart = QuartLane(table)
     upgrade = partial(upgrade_connection, table, node.draining)
     http2 = None

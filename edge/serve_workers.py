@@ -31,6 +31,7 @@ from edge.listener import open_listening, refuse_handshakes
 from edge.merging import describe_families
 from edge.serve import run_and_explain
 from edge.serve_identity import check_exposure, given_keys
+from edge.serve_limits import warn_of_workers
 from edge.serve_mesh import ACTORS, ALIVE, DURABILITY, METRICS, READY
 from edge.serve_postgres import open_embedded_postgres
 from edge.tls import open_pair
@@ -72,6 +73,7 @@ async def serve_workers(settings: Settings, *, task_status: trio.TaskStatus[str]
     has_engines = embedded is not None or settings.has_own_database
     with locked_folder(settings.data) if has_engines else nullcontext(), ExitStack() as sockets:
         _prepare_files(settings)
+        warn_of_workers(settings, settings.workers)
         listening = await open_listening(settings.host, settings.ports)
         for listener in listening:
             sockets.callback(listener.socket.close)

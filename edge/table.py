@@ -51,9 +51,21 @@ def make_table(node: Node, guard: Guard) -> RouteTable:
         admit: Callable[[], None] | None = None,
         limits: tuple[str, ...] = (),
         change: Change | None = None,
+        *,
+        is_early: bool = False,
     ) -> Route:
-        bound = partial(handler, node)
-        return Route(method, path, bound, lane, summary, admit, scope=scope, limits=limits, change=change)
+        return Route(
+            method,
+            path,
+            partial(handler, node),
+            lane,
+            summary,
+            admit,
+            scope=scope,
+            limits=limits,
+            change=change,
+            is_early=is_early,
+        )
 
     express, quart = Lane.EXPRESS, Lane.QUART
     manage: Scope = "stream:manage"
@@ -105,6 +117,7 @@ def make_table(node: Node, guard: Guard) -> RouteTable:
                 "Put events on the log",
                 node.ingest.check_room,
                 limits=("ingests",),
+                is_early=True,
             )
         )
         routes.append(

@@ -182,6 +182,10 @@ class GroupCommit:
         """Nothing waits and nothing is in flight."""
         return not self._queue and not self._in_flight
 
+    def oldest_s(self, now: float) -> float:
+        """Say how long the first request has waited for a frame, 0 where none waits."""
+        return max(0.0, now - self._queue[0].expires + ANSWER_WITHIN_S) if self._queue else 0.0
+
     def has_room(self) -> bool:
         """Say that another request may come; asked before its body is read."""
         return self._events < WAITING_EVENTS and self._bytes < WAITING_BYTES

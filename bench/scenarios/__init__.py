@@ -5,7 +5,7 @@ from typing import Final
 
 from bench.figures import Report
 from bench.options import Options, Say
-from bench.scenarios import catalog, express, guard, hashes, ingest, memory, query, stream, workers
+from bench.scenarios import catalog, express, guard, hashes, ingest, memory, overload, query, stream, workers
 
 SCENARIOS: Final[dict[str, Callable[[Options, Say], Report]]] = {
     "ingest": ingest.run,
@@ -17,6 +17,7 @@ SCENARIOS: Final[dict[str, Callable[[Options, Say], Report]]] = {
     "catalog": catalog.run,
     "query": query.run,
     "workers": workers.run,
+    "overload": overload.run,
 }
 
 STATEMENTS: Final[dict[str, str]] = {
@@ -29,4 +30,5 @@ STATEMENTS: Final[dict[str, str]] = {
     "catalog": catalog.__doc__ or "",
     "query": query.__doc__ or "",
     "workers": workers.__doc__ or "",
+    "overload": overload.__doc__ or "",
 }

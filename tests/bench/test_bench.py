@@ -53,6 +53,20 @@ WORKERS = {
     *("gateway_cpu_us_per_request", "gateway_cores", "log_cores"),
 }
 SHED = {"queries_shed", "queries_ended"}
+AT_PEAK = {"requests_per_s", "latency_p99_ms", "gateway_cpu_us_per_event"}
+OVERLOADED = AT_PEAK | {
+    "shed_per_s",
+    "reconnected_per_s",
+    "latency_p50_ms",
+    "shed_p50_ms",
+    "shed_p99_ms",
+    "health_p99_ms",
+    "health_max_ms",
+    "resident_mib",
+    "grown_mib",
+    "lost",
+    "odd",
+}
 
 FIGURES = [
     ("ingest", "1 events a request", "headgate", INGEST),
@@ -81,6 +95,8 @@ FIGURES = [
     ("catalog", "the same files again", "headgate", CATALOG),
     ("workers", "100 events a request", "2 workers", WORKERS),
     ("workers", "100 events a request", "one process", WORKERS),
+    ("overload", "200 events a request", "headgate, at its peak", AT_PEAK),
+    ("overload", "200 events a request", "headgate, twice that", OVERLOADED),
     ("query", "10 events a request", "headgate, no queries", BESIDE),
     ("query", "10 events a request", "headgate, 50 clients with slow queries", BESIDE | SHED),
 ]

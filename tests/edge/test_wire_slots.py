@@ -142,6 +142,11 @@ async def test_streams_of_http_2_hold_and_give_back_as_requests_do(limited: Gate
     async with open_http2(limited.url) as client:
         headers = of(KEY) | {"content-length": "1000"}
         held = [await client.begin("POST", "/ingest", headers, ends=False) for _ in range(2)]
+
+        async def are_held() -> bool:
+            return await in_use(limited, "ingests") == 2
+
+        await wait_until(are_held, "the slots are held", timeout_s=30)
         assert (await client.ask("POST", "/ingest", of(KEY), b"{}")).status == 429
         client.h2.reset_stream(held[0])
         await client.flush()
