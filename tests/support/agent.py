@@ -7,8 +7,8 @@ Rules of the file:
 
 import socket
 import struct
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -20,6 +20,7 @@ import trio_websocket
 __all__ = ["Agent", "AgentClosed", "AgentFailed", "Batch", "open_agent", "stream_target"]
 
 RECEIVE_TIMEOUT_S = 15.0
+UPGRADE_TIMEOUT_S = 10.0
 # A batch may hold 100 frames of 512 KiB each. What real agents accept is a test of its own.
 MAX_MESSAGE_BYTES = 64 << 20
 
@@ -125,6 +126,19 @@ def stream_target(subject: str | None, durable: str | None, **more: object) -> s
     return f"/stream?{query}"
 
 
+@contextmanager
+def upgrade_deadline() -> Iterator[None]:
+    """Bound an upgrade: the library waits for ever for the answer of a peer that was killed while it wrote one.
+
+    Raises:
+        AgentClosed: there was no answer in time.
+    """
+    with trio.move_on_after(UPGRADE_TIMEOUT_S) as patience:
+        yield
+    if patience.cancelled_caught:
+        raise AgentClosed(None, "no answer to the upgrade")
+
+
 @asynccontextmanager
 async def open_agent(
     url: str,
@@ -157,13 +171,14 @@ async def open_agent(
     stream = trio.SocketStream(sock)
     try:
         async with trio.open_nursery() as nursery:
-            websocket = await trio_websocket.wrap_client_stream(
-                nursery,
-                stream,
-                f"{parts.hostname}:{parts.port}",
-                parts.path + stream_target(subject, durable, batch=batch),
-                max_message_size=MAX_MESSAGE_BYTES,
-            )
+            with upgrade_deadline():
+                websocket = await trio_websocket.wrap_client_stream(
+                    nursery,
+                    stream,
+                    f"{parts.hostname}:{parts.port}",
+                    parts.path + stream_target(subject, durable, batch=batch),
+                    max_message_size=MAX_MESSAGE_BYTES,
+                )
             yield Agent(websocket, stream)
             # Not `aclose`: that waits for the peer's close frame, and some tests have no peer any more.
             nursery.cancel_scope.cancel()

@@ -17,7 +17,7 @@ import orjson
 import trio
 import trio_websocket
 
-from tests.support.agent import AgentClosed
+from tests.support.agent import AgentClosed, upgrade_deadline
 
 __all__ = ["PROTOCOL", "AgentV1", "BatchV1", "open_agent_v1", "v1_target"]
 
@@ -178,14 +178,15 @@ async def open_agent_v1(
         await sock.connect((parts.hostname, parts.port))
         stream = trio.SocketStream(sock)
         async with trio.open_nursery() as nursery:
-            websocket = await trio_websocket.wrap_client_stream(
-                nursery,
-                stream,
-                f"{parts.hostname}:{parts.port}",
-                parts.path + v1_target(subject, durable, **more),
-                subprotocols=[PROTOCOL],
-                max_message_size=MAX_MESSAGE_BYTES,
-            )
+            with upgrade_deadline():
+                websocket = await trio_websocket.wrap_client_stream(
+                    nursery,
+                    stream,
+                    f"{parts.hostname}:{parts.port}",
+                    parts.path + v1_target(subject, durable, **more),
+                    subprotocols=[PROTOCOL],
+                    max_message_size=MAX_MESSAGE_BYTES,
+                )
             assert websocket.subprotocol == PROTOCOL
             agent = AgentV1(websocket, stream)
             agent.hello = await agent.receive_other("hello")
