@@ -7,8 +7,8 @@
 # It listens on all addresses, so it starts only with credentials: a key of 16 characters or more.
 # compose.yaml has it with engines of their own; edge/deploy/ has Kubernetes, systemd, Prometheus and Grafana.
 #
-# One process: the gateway, which starts and stops its engines itself. --init (tini) is there for PID 1's other
-# duty, reaping what the gateway's children left behind; the gateway waits for its own children in any case.
+# One process: the gateway, which starts and stops its engines itself. As PID 1 it answers signals, waits for its
+# children, and takes what a PostgreSQL that was killed left behind; --init (tini) takes everything else, too.
 
 FROM python:3.11-slim-bookworm AS builder
 ENV PIP_NO_CACHE_DIR=1 \

@@ -17,7 +17,7 @@ import signal
 import subprocess
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Final, NamedTuple
 
@@ -181,7 +181,7 @@ def stop_stale(record: Path) -> bool:
 def stop_leftovers(program: Path, folder: Path) -> int:
     """Kill what is left of a child's own children: every process of this program that works in this folder.
 
-    Call it only under the folder's lock and after `stop_stale`.
+    Call it only under the folder's lock, after `stop_stale`, and while no child of this program is running.
 
     Returns:
         How many there were; all of them are gone.
@@ -200,7 +200,23 @@ def stop_leftovers(program: Path, folder: Path) -> int:
     for watch in watches:
         select.select([watch], [], [], STOP_WITHIN_S)
         os.close(watch)
+    _reap_orphans(program.name)
     return len(watches)
+
+
+def _reap_orphans(name: str) -> None:
+    """Take the exit codes of this program's processes that were left to this one.
+
+    The first process of a container is given every orphan in it, and those that ended would stay for ever.
+    """
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit():
+            continue
+        with suppress(OSError):  # it is gone, or its code was taken
+            begin, _, fields = Path(f"/proc/{entry}/stat").read_text().rpartition(")")
+            state, parent = fields.split()[:2]
+            if state == "Z" and int(parent) == os.getpid() and begin.partition("(")[2] == name[:15]:
+                os.waitpid(int(entry), os.WNOHANG)
 
 
 @contextmanager

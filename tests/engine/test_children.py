@@ -1,6 +1,7 @@
 """Child processes that cannot outlive the gateway, and the lock on a data folder (3.7, T34)."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -270,3 +271,32 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     for folder in (tmp_path / "file", tmp_path / "file" / "data"):
         with pytest.raises(Refused, match="cannot use the data folder"), locked_folder(folder):
             pytest.fail("owned")
+
+
+ORPHANS = """
+import os, subprocess, sys
+from pathlib import Path
+from engine.children import stop_leftovers
+
+program, folder = Path(sys.argv[1]), Path(sys.argv[2])
+assert os.getpid() == 1
+mine = subprocess.Popen(["true"])
+# A parent that ends at once, and leaves one child that has ended and one that works.
+subprocess.run(["sh", "-c", f"{program} 0 & {program} 600 &"], cwd=folder, check=True)
+zombies = lambda: [e for e in os.listdir("/proc") if e.isdigit() and ") Z" in Path(f"/proc/{e}/stat").read_text()]
+while len(zombies()) < 2:
+    pass
+print(stop_leftovers(program, folder), zombies() == [str(mine.pid)], mine.wait())
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes a namespace of processes")
+def test_the_first_process_of_a_container_buries_what_it_was_left(tmp_path: Path) -> None:
+    """Those that were killed and those that ended by themselves; its own child's exit code stays its own."""
+    program = tmp_path / "postgres"
+    shutil.copy(os.path.realpath(shutil.which("sleep") or "sleep"), program)
+    command = ["unshare", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child"]
+    command += [sys.executable, "-c", ORPHANS, str(program), str(tmp_path)]
+    root = Path(__file__).parents[2]
+    said = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=60, check=False)
+    assert said.stdout.split() == ["1", "True", "0"], said.stderr
