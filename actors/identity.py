@@ -8,10 +8,10 @@ Rules of the file:
 Back-pressure: the table forgets the oldest.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from math import inf
-from typing import Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 import structlog
 import trio
@@ -23,8 +23,12 @@ from engine.keys import KeyRecord, KeyRing
 from engine.keys_file import KeysFile, Stamp
 from engine.tokens import PREFIX, make_token, read_token
 
+if TYPE_CHECKING:
+    from engine.signing import SeenSignatures, Signed
+
 log = structlog.get_logger("identity")
 FOLLOW_EVERY_S: Final = 1.0
+SIGNATURE_WINDOW_S: Final = 60.0
 MOST_KNOWN: Final = 4096
 """Credentials remembered at once: more agents than a gateway has connections by default."""
 KNOWN_FOR_S: Final = 60.0
@@ -76,6 +80,7 @@ class Authenticator:
         clock: seconds since the epoch.
         jwts: says whose JSON Web Token this is, given it and the time; None where none is taken.
         opaque: what knows opaque tokens, None where none is taken.
+        signature_window_s: how old a request's signature may be, seconds.
     """
 
     def __init__(
@@ -88,6 +93,7 @@ class Authenticator:
         clock: Callable[[], float],
         jwts: Callable[[str, float], Awaitable[Principal]] | None = None,
         opaque: OpaqueTokens | None = None,
+        signature_window_s: float = SIGNATURE_WINDOW_S,
     ) -> None:
         self.counts = Counts()
         self.token_ttl_s = token_ttl_s
@@ -98,6 +104,8 @@ class Authenticator:
         self._clock = clock
         self._jwts = jwts
         self._opaque = opaque
+        self._window_s = signature_window_s
+        self._seen: SeenSignatures | None = None
         self._known: dict[str, _Known] = {}
         """By the credential as `Authorization` has it, so that what most clients send is looked up as it comes."""
         self._stamp: Stamp | None = None
@@ -152,6 +160,30 @@ class Authenticator:
         self.counts.recognised += 1
         return principal
 
+    def recognise_signed(self, method: str, target: str, headers: Mapping[str, str]) -> "tuple[Principal, Signed]":
+        """Say who signed a request; its body is still to be held to what was signed.
+
+        Raises:
+            Refused: nobody whose signature is good here, or it was used before.
+            Unavailable: too many signatures are remembered.
+        """
+        from engine.signing import SeenSignatures, read_key_id, verify_request  # noqa: PLC0415  # with its libraries
+
+        now = self._clock()
+        try:
+            record = self._ring.find(read_key_id(headers["signature-input"]))
+            if record is None or not record.signing or not record.is_live(now):
+                raise Refused("identity.bad-signature", "the key that signed is not valid here, or does not sign")
+            signed = verify_request(bytes.fromhex(record.signing), method, target, headers, now, self._window_s)
+            if self._seen is None:
+                self._seen = SeenSignatures(self._window_s)
+            self._seen.add(signed.mark, now)
+        except Refused:
+            self.counts.refused += 1
+            raise
+        self.counts.recognised += 1
+        return record.principal(), signed
+
     def exchange(self, credential: str) -> tuple[str, int]:
         """Give a short-lived token for an API key, and its life in seconds.
 
@@ -173,8 +205,10 @@ class Authenticator:
             Refused: it is none that is good here.
         """
         record = self._ring.recognise(credential, self._clock())
-        if record is None:
+        if record is None or record.signing:
             self.counts.refused += 1
+            if record is not None:
+                raise _must_sign()
             raise Refused("identity.bad-credentials", "expected an API key that is valid here, as a bearer")
         return record
 
@@ -222,6 +256,8 @@ class Authenticator:
             return owner.principal(Kind.TOKEN, token.expires_at)
         record = self._ring.recognise(credential, now)
         if record is not None:
+            if record.signing:
+                raise _must_sign()
             return record.principal()
         if self._jwts is not None and credential.count(".") == 2:
             return await self._jwts(credential, now)
@@ -247,3 +283,7 @@ class Authenticator:
         self._known.clear()
         if not len(ring) and len(self._fallback):
             log.warning("nobody made a key: the demo key opens everything", key_id=self._fallback.records[0].id)
+
+
+def _must_sign() -> Refused:
+    return Refused("identity.bad-signature", "this key signs its requests; shown as it is, it opens nothing")

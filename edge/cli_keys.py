@@ -39,6 +39,7 @@ def _examples(*lines: str) -> str:
     help_epilogue=_examples(
         "headgate keys create scanner-1",
         "headgate keys create team-a --scope stream:read --subject snapfs.team-a.> --durable team-a-*",
+        "headgate keys create robot --signed",
         "headgate keys create prometheus --scope metrics:read --expires-days 90 --json",
     )
 )
@@ -51,6 +52,7 @@ def create(
     durable: ListOption = (),
     path: ListOption = (),
     expires_days: Annotated[float | None, Parameter(validator=validators.Number(gt=0, lte=36_500))] = None,
+    signed: Annotated[bool, Parameter(negative="")] = False,
     data: DataOption = None,
     json: JsonOption = False,
 ) -> int:
@@ -63,6 +65,7 @@ def create(
         durable: Consumers it may use, `team-*` for a family; all when not given.
         path: Folders of the file store it may touch; all when not given.
         expires_days: Days it is good for; for ever when not given.
+        signed: It signs requests (RFC 9421) and is never sent: shown as a bearer, it opens nothing.
     """
     from engine.identity import FIELD_SCOPES, expand_scopes
     from engine.keys import KeyRecord, digest_of, make_key
@@ -77,7 +80,9 @@ def create(
     except ValueError as problem:
         raise _wrong(str(problem)) from None
     expires_at = now + expires_days * SECONDS_A_DAY if expires_days else None
-    record = KeyRecord(key_id, name, digest_of(key), scopes, subject, durable, path, now, expires_at)
+    record = KeyRecord(
+        key_id, name, digest_of(key), scopes, subject, durable, path, now, expires_at, _signing(key, signed=signed)
+    )
 
     def add(ring: "KeyRing") -> "KeyRing":
         return ring.with_key(record)
@@ -141,7 +146,8 @@ def rotate(
         nonlocal replaced
         old = _one_of(ring, key, now)
         replaced = old.id
-        new = replace(old, id=key_id, digest=digest_of(secret), created_at=now)
+        signing = _signing(secret, signed=bool(old.signing))
+        new = replace(old, id=key_id, digest=digest_of(secret), created_at=now, signing=signing)
         made[:] = [new]
         return ring.with_key(new).ending(old.id, now + overlap_s)
 
@@ -222,6 +228,14 @@ def _record_of(action: str, key: "KeyRecord", now: float, **facts: object) -> "R
     )
 
 
+def _signing(key: str, *, signed: bool) -> str:
+    if not signed:
+        return ""
+    from engine.signing import secret_of
+
+    return secret_of(key)
+
+
 def _one_of(ring: "KeyRing", text: str, now: float) -> "KeyRecord":
     """Find the key that is meant.
 
@@ -255,6 +269,7 @@ def _public(record: "KeyRecord", now: float) -> dict[str, Any]:
         "paths": list(record.paths),
         "created": _time(record.created_at),
         "expires": None if record.expires_at is None else _time(record.expires_at),
+        "signed": bool(record.signing),
         "live": record.is_live(now),
     }
 
@@ -263,7 +278,8 @@ def _show_new(record: "KeyRecord", key: str, *, as_json: bool) -> None:
     if as_json:
         print_result({"key": key, **_public(record, record.created_at)})
         return
-    say(f"the key of {record.name}, shown this once; its scopes: {' '.join(record.scopes)}")
+    how = "; it signs: HEADGATE_TOKEN=sign:KEY" if record.signing else ""
+    say(f"the key of {record.name}, shown this once; its scopes: {' '.join(record.scopes)}{how}")
     print_result(key)
 
 

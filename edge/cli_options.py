@@ -37,7 +37,11 @@ GatewayOption = Annotated[
     ),
 ]
 TokenOption = Annotated[
-    str | None, Parameter(env_var="HEADGATE_TOKEN", help="Sent as Authorization: Bearer; better set as a variable.")
+    str | None,
+    Parameter(
+        env_var="HEADGATE_TOKEN",
+        help="Sent as Authorization: Bearer; better set as a variable. `sign:KEY` signs each request instead.",
+    ),
 ]
 JsonOption = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON, for programs.")]
 SubjectOption = Annotated[str | None, Parameter(help="The subject; the gateway's default when not given.")]

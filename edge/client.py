@@ -46,6 +46,7 @@ from edge.client_retry import (
     is_header_text,
     say_cause,
 )
+from edge.client_signing import Credentials
 from edge.client_stream import Agent, Batch, open_agent
 from edge.client_values import (
     ClientStatistics,
@@ -113,7 +114,7 @@ class Client(QueryingClient):
 
     Args:
         base_url: `http://host:port`, or https, with a path prefix where a proxy needs one.
-        token: sent as `Authorization: Bearer …`.
+        token: sent as `Authorization: Bearer …`; `sign:` and a key that signs, and each request is signed with it.
         give_up_s: how long tries go on without any success.
         tls: whom to trust where the address has https; None trusts what this machine trusts.
 
@@ -130,16 +131,14 @@ class Client(QueryingClient):
         tls: ssl.SSLContext | None = None,
     ) -> None:
         is_tls = check_base_url(base_url).startswith("https:")
-        if token is not None and not is_header_text(token):
-            raise ValueError("the token has characters that a header cannot carry")
         self.base_url = base_url.rstrip("/")
         self.give_up_s = give_up_s
-        self._headers = {} if token is None else {"authorization": f"Bearer {token}"}
+        self._credentials = Credentials(token)
         # A context without roots is enough where no TLS is spoken, and loading the roots takes 100 ms.
         plain = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         self._tls = tls or (ssl.create_default_context() if is_tls else plain)
         self._http = httpx2.AsyncClient(
-            headers=self._headers,
+            auth=self._credentials,
             verify=self._tls,
             trust_env=False,  # the stream knows no proxy either: both talk to the gateway itself
             timeout=httpx2.Timeout(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S, pool=max(give_up_s, CONNECT_TIMEOUT_S)),
@@ -260,10 +259,7 @@ class Client(QueryingClient):
         Raises:
             ValueError: it cannot be a header.
         """
-        if not is_header_text(token):
-            raise ValueError("the token has characters that a header cannot carry")
-        self._headers = {"authorization": f"Bearer {token}"}
-        self._http.headers["authorization"] = f"Bearer {token}"
+        self._credentials.present(token)
 
     async def ready(self) -> Readiness:
         """Ask once whether the gateway takes work.
@@ -330,8 +326,7 @@ class Client(QueryingClient):
 
     def destination(self) -> Destination:
         """Say which gateway this is, and what every request to it carries: for WebSockets."""
-        headers = [(name.encode(), value.encode()) for name, value in self._headers.items()]
-        return Destination(self.base_url, headers, self._tls)
+        return Destination(self.base_url, self._credentials.upgrade_headers, self._tls)
 
     async def _send(
         self,

@@ -31,13 +31,18 @@ class Destination:
 
     Args:
         base_url: the gateway's, with http or https.
-        headers: sent with the upgrade.
+        headers: gives what the upgrade carries, for its address; asked for each of them.
         tls: used where the address has https.
     """
 
     base_url: str
-    headers: Sequence[tuple[bytes, bytes]]
+    headers: Callable[[str], Sequence[tuple[bytes, bytes]]]
     tls: ssl.SSLContext
+
+    def upgrade_headers(self, resource: str) -> Sequence[tuple[bytes, bytes]]:
+        """Give what the upgrade to this request target carries."""
+        parts = urlsplit(self.base_url)
+        return self.headers(f"{parts.scheme}://{parts.netloc}{resource}")
 
     def resource(self, parameters: dict[str, str | int]) -> str:
         """Give the request target of the upgrade to `/stream`."""
@@ -68,7 +73,7 @@ async def stay_connected(
         target = destination.resource(parameters())
         try:
             async with open_socket(
-                destination.base_url, target, destination.headers, destination.tls, subprotocols
+                destination.base_url, target, destination.upgrade_headers(target), destination.tls, subprotocols
             ) as socket:
                 await serve(socket, backoff)
         except GatewayUnavailable as error:

@@ -253,6 +253,7 @@ class Connection:
             partial(self.read_body, head),
             begin=begin,
             wait_left=self._wait_left,
+            target=head.target,
         )
         try:
             response = await respond(self._table, request)

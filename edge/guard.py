@@ -9,7 +9,7 @@ Source: RFC 6750; `RELIABILITY.md` 4.5.
 
 import re
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import urlsplit
 
 import trio
@@ -24,6 +24,9 @@ from engine.identity import NOBODY, OPEN, Kind, Principal, Scope
 from engine.limits import Judgement, address_of
 from engine.settings_identity import is_loopback
 from engine.slots import Hold
+
+if TYPE_CHECKING:
+    from engine.signing import Signed
 
 BEARER_PROTOCOL: Final = "headgate.bearer"
 """The subprotocol that a page offers beside `headgate.bearer.<token>`, because browsers want one chosen."""
@@ -41,11 +44,13 @@ class Passed(NamedTuple):
         principal: who asks.
         judgements: how much more they may ask, which their answer says.
         hold: what is given back when the request is over, None where nothing; whoever is given this sees to it.
+        signed: what their body must be, where they signed the request.
     """
 
     principal: Principal
     judgements: Sequence[Judgement] = ()
     hold: Hold | None = None
+    signed: "Signed | None" = None
 
 
 _OPEN: Final = Passed(OPEN)
@@ -80,7 +85,13 @@ class Guard:
         self._look_again_s = look_again_s
 
     async def admit(
-        self, method: str, headers: dict[str, str], peer: str, scope: Scope | None, limits: tuple[str, ...] = ()
+        self,
+        method: str,
+        headers: dict[str, str],
+        peer: str,
+        scope: Scope | None,
+        limits: tuple[str, ...] = (),
+        target: str = "",
     ) -> Passed:
         """Let a request pass.
 
@@ -90,6 +101,7 @@ class Guard:
             peer: the connection's other end.
             scope: what the route asks for, None when it is public.
             limits: policies of the route, beside those of its scope; of requests a window, or at once.
+            target: as sent, which a signature covers.
 
         Raises:
             Refused: it may not; 401 or 403.
@@ -97,6 +109,7 @@ class Guard:
         """
         limiter = self.limiter
         passed = _NOBODY
+        signed: Signed | None = None
         if self.is_open:
             passed = _OPEN
             if "origin" in headers and method not in _SAFE:
@@ -105,13 +118,16 @@ class Guard:
             principal = self._recall(headers)
             if principal is None:
                 try:
-                    principal = await self._recognise(headers, scope)
+                    if "signature-input" in headers and "authorization" not in headers and "x-api-key" not in headers:
+                        principal, signed = self.authenticator.recognise_signed(method, target, headers)
+                    else:
+                        principal = await self._recognise(headers, scope)
                 except Refused as refusal:
                     if limiter is not None and refusal.kind.status == 401:
                         await limiter.take(limiter.find(("ip",)), f"a:{self.address(headers, peer)}")
                     raise
             principal.check_scope(scope)
-            passed = Passed(principal)
+            passed = Passed(principal, signed=signed)
         if limiter is None or (scope is None and not limits):
             return passed
         policies = limiter.find_for(scope, limits)
@@ -122,8 +138,8 @@ class Guard:
         is_known = principal.kind is not Kind.OPEN
         who = f"p:{principal.subject}" if is_known else f"a:{self.address(headers, peer)}"
         if slots:
-            return Passed(principal, *await limiter.take_slots(slots, policies, who))
-        return Passed(principal, await limiter.take(policies, who))
+            return Passed(principal, *await limiter.take_slots(slots, policies, who), signed)
+        return Passed(principal, await limiter.take(policies, who), None, signed)
 
     def _recall(self, headers: dict[str, str]) -> Principal | None:
         """Say who asks where that is known already, without a closer look; None says nothing."""
@@ -164,7 +180,7 @@ class Guard:
                 request.headers["sec-websocket-protocol"] = plain
             token = tokens[0].removeprefix(f"{BEARER_PROTOCOL}.")
             headers = {**request.headers, "authorization": f"Bearer {token}"}
-        return (await self.admit("GET", headers, request.peer, scope)).principal
+        return (await self.admit("GET", headers, request.peer, scope, target=request.target)).principal
 
     def check_origin(self, headers: dict[str, str]) -> None:
         """Keep out pages of other origins, which a browser lets send what it would not let them read.

@@ -51,6 +51,7 @@ class Request:
         hold: slots that it holds; the lane that serves it gives them back after its answer, whatever becomes of it.
         on_end: called like that, for what a handler holds until its answer is with the client.
         is_told: a collector hears of it.
+        target: path and query as sent.
         facts: what its handler wants remembered of the change it makes; never a secret.
     """
 
@@ -71,6 +72,7 @@ class Request:
     hold: Hold | None = None
     on_end: Callable[[], None] | None = None
     is_told: bool = False
+    target: str = ""
     facts: dict[str, object] = field(default_factory=dict)
 
     def end(self) -> None:

@@ -141,6 +141,7 @@ class Stream:
             partial(self._read_body, head),
             begin=begin,
             wait_left=self._wait_left,
+            target=head.target,
         )
         try:
             response = await respond(session.table, request)

@@ -83,7 +83,7 @@ class QuartLane:
         try:
             route = self._table.find(head.method, head.path)
             label = route.path
-            return await self._table.admit(head.method, head.headers, peer, route)
+            return await self._table.admit(head.method, head.headers, peer, route, head.target)
         except Fault as fault:
             self._table.metrics.count_request(label, head.method, fault.kind.status, 0.0)
             fault.headers.update(self._table.cors(head.headers))
@@ -177,7 +177,14 @@ def _make_app(table: RouteTable) -> QuartTrio:
         request_id = request_id_of(head.headers)
         client = quart_request.scope.get("client")
         request = Request(
-            head.method, head.path, head.query, head.headers, client[0] if client else "", request_id, _read_body
+            head.method,
+            head.path,
+            head.query,
+            head.headers,
+            client[0] if client else "",
+            request_id,
+            _read_body,
+            target=head.target,
         )
         state = cast("Any", quart_request.scope)["state"]
         gate: Gate = state[GATE]

@@ -15,8 +15,10 @@ Rules of the file:
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import partial
 from secrets import token_hex
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 import structlog
 import trio
@@ -38,6 +40,9 @@ from engine.metrics import Metrics
 from engine.request_log import PROBES, RequestLog
 from engine.spans import Attribute
 from engine.trace import NEW_DIGITS, TRACE_HEADER, trace_of
+
+if TYPE_CHECKING:
+    from engine.signing import Signed
 
 log = structlog.get_logger("routes")
 
@@ -187,7 +192,7 @@ class RouteTable:
             raise Refused("request.no-such-path", f"there is nothing at {request.path}")
         return answer_preflight(request.headers, self._allowed[known], self.origins)
 
-    async def admit(self, method: str, headers: dict[str, str], peer: str, route: Route) -> Passed:
+    async def admit(self, method: str, headers: dict[str, str], peer: str, route: Route, target: str) -> Passed:
         """Say who asks, if they may ask this, now.
 
         Raises:
@@ -197,7 +202,7 @@ class RouteTable:
         if self.turns is not None and route.scope is not None:
             self.turns.check_room()
         if self.guard is not None:
-            return await self.guard.admit(method, headers, peer, route.scope, route.limits)
+            return await self.guard.admit(method, headers, peer, route.scope, route.limits, target)
         if route.scope is not None:
             raise RuntimeError(f"{route.path} asks for a scope, and nobody looks")
         return Passed(NOBODY)
@@ -273,8 +278,10 @@ async def _handle(table: RouteTable, route: Route, request: Request, admitted: P
     brought = request.headers.get(TRACE_HEADER)
     if brought is not None or route.lane is Lane.QUART or table.spans is not None:
         _trace(table, request, route, brought)
-    passed = admitted or await table.admit(request.method, request.headers, request.peer, route)
-    request.principal, request.judgements, request.hold = passed
+    passed = admitted or await table.admit(request.method, request.headers, request.peer, route, request.target)
+    request.principal, request.judgements, request.hold, signed = passed
+    if signed is not None:
+        request.read_body = partial(_read_signed, request.read_body, signed)
     if request.hold is not None:  # what is told of slots goes with the headers, and the rest with it
         request.told |= headers_of(request.judgements, request.hold.states)
         request.judgements = ()
@@ -288,6 +295,15 @@ async def _handle(table: RouteTable, route: Route, request: Request, admitted: P
         return await route.handler(request)
     address = request.peer if table.guard is None else table.guard.address(request.headers, request.peer)
     return await make_change(table.audit, route.change, request, address, route.path, route.handler)
+
+
+async def _read_signed(read_body: Callable[[int], Awaitable[bytes]], signed: "Signed", limit_bytes: int) -> bytes:
+    """Read a body and hold it to what was signed, before anybody looks at it."""
+    from engine.signing import check_content  # noqa: PLC0415  # with its libraries
+
+    body = await read_body(limit_bytes)
+    check_content(signed, body)
+    return body
 
 
 def _trace(table: RouteTable, request: Request, route: Route, brought: str | None) -> None:

@@ -145,7 +145,7 @@ class ScanAgent:
                 life_s = await self._take_token()
                 to = self._client.destination()
                 resource = f"{urlsplit(to.base_url).path}/agents"
-                async with open_socket(to.base_url, resource, to.headers, to.tls) as socket:
+                async with open_socket(to.base_url, resource, to.upgrade_headers(resource), to.tls) as socket:
                     await self._serve(socket, jobs, life_s)
             except (GatewayUnavailable, OutcomeUnknown) as error:
                 if trio.current_time() - began >= CALM_S:

@@ -50,7 +50,17 @@ async def open_identity(settings: Settings, root: Actor) -> AsyncIterator[Guard]
         demo = KeyRing()  # there are credentials
     recognise = None if jwts is None else jwts.recognise
     async with open_introspection(settings) as opaque, trio.open_nursery() as nursery:
-        authenticator = Authenticator(given, demo, file, secret, settings.token_ttl_s, time.time, recognise, opaque)
+        authenticator = Authenticator(
+            given,
+            demo,
+            file,
+            secret,
+            settings.token_ttl_s,
+            time.time,
+            recognise,
+            opaque,
+            settings.signature_window_s,
+        )
         nursery.start_soon(partial(supervise, root, "identity", authenticator.run, mailbox=authenticator.mailbox))
         if jwts is not None:
             nursery.start_soon(partial(supervise, root, "jwks", jwts.run))

@@ -43,7 +43,7 @@ async def upgrade_connection(
         rest: what came after it.
         request_id: of the request.
     """
-    request = Request(head.method, head.path, head.query, head.headers, peer, request_id, _no_body)
+    request = Request(head.method, head.path, head.query, head.headers, peer, request_id, _no_body, target=head.target)
     try:
         if draining.is_set():
             raise Unavailable("server.draining", "the gateway is shutting down")

@@ -69,6 +69,7 @@ def _kinds() -> dict[str, Kind]:
         Kind("identity.bad-credentials", refused, 401, 4501, "The credentials are not valid here"),
         Kind("identity.expired", refused, 401, 4001, "The credentials have expired"),
         Kind("identity.keys-away", unavailable, 503, 4012, "The keys that sign tokens cannot be had"),
+        Kind("identity.bad-signature", refused, 401, 4501, "The request's signature is not valid here"),
         Kind("identity.away", unavailable, 503, 4012, "Credentials of this kind cannot be checked now"),
         Kind("identity.missing-scope", refused, 403, 4503, "The credentials have not the scope for this"),
         Kind("identity.not-allowed", refused, 403, 4503, "The credentials are not for this"),

@@ -47,6 +47,8 @@ class KeyRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         paths: allow list.
         created_at: seconds since the epoch.
         expires_at: None when it does not expire.
+        signing: what checks its signatures, hexadecimal (`engine/signing.py`); empty when it is a bearer. A key that
+            signs is good for nothing else.
     """
 
     id: Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
@@ -58,6 +60,7 @@ class KeyRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     paths: tuple[str, ...] = ()
     created_at: float = 0.0
     expires_at: float | None = None
+    signing: Annotated[str, msgspec.Meta(pattern="^([0-9a-f]{64})?$")] = ""
 
     def is_live(self, now: float) -> bool:
         """Say that it has not expired."""

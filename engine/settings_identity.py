@@ -97,6 +97,13 @@ class IdentitySettings(BaseSettings):
         le=3600,
         description="how often whoever opened a WebSocket is looked at again, seconds",
     )
+    signature_window_s: float = Field(
+        60.0,
+        alias="HEADGATE_SIGNATURE_WINDOW_S",
+        ge=1,
+        le=300,
+        description="how old a request's signature may be, seconds",
+    )
     jwt_secret: Annotated[SecretStr, AfterValidator(_jwt_secret)] = Field(
         SecretStr(""), alias="JWT_SECRET", description="checks JSON Web Tokens signed with HS256"
     )

@@ -225,6 +225,7 @@ MALFORMED: dict[str, list[str]] = {
     "CORS_ORIGINS": ["app.example", "https://a/", "https://a/b", "ftp://a", "https://a;https://b/"],
     "HEADGATE_LOG_EXPRESS": ["", "some", "1/0", "1/", "2/3", "1/x", "1/-1"],
     "HEADGATE_LOG_LEVEL": ["trace", "INFO", ""],
+    "HEADGATE_SIGNATURE_WINDOW_S": ["0", "301", "nan"],
     "AUTH_INTROSPECTION_URL": ["x", "ftp://a", "http://issuer.example/introspect", "https://"],
     "AUTH_INTROSPECTION_CACHE_S": ["0", "3601", "nan"],
     "HEADGATE_AUDIT": ["maybe", "ON", ""],
