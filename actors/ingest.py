@@ -74,6 +74,8 @@ class Publisher:
         """
         now = trio.current_time()
         self._check_log(now)
+        if not self.commit.depth and self.patience.is_calm:
+            return
         oldest_s = self.commit.oldest_s(now)
         if not self.patience.may_come(oldest_s, now):
             raise Unavailable(

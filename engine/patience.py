@@ -16,7 +16,7 @@ from typing import Final
 
 TARGET_S: Final = 0.2
 """Longer than 64 clients make each other wait, who each ask again when they have their answer."""
-STANDING_S: Final = 1.0
+STANDING_S: Final = 0.5
 BURST_S: Final = 1.0
 """About a second's work, as the bounds of `engine/ingest.py` are."""
 CALM_S: Final = 2.0
@@ -32,6 +32,11 @@ class Patience:
         self._above_since: float | None = None
         self._last_above = 0.0
         self._is_standing = False
+
+    @property
+    def is_calm(self) -> bool:
+        """Whether an empty queue may be taken for what it is, without asking."""
+        return self._above_since is None
 
     def may_come(self, oldest_s: float, now: float) -> bool:
         """Say whether another may stand in the queue; no is counted.

@@ -31,12 +31,15 @@ def test_a_pause_makes_it_a_burst_again() -> None:
 def test_a_standing_queue_sheds_whatever_would_make_it_longer() -> None:
     """From then on the first decides, one by one, until it was calm for long enough."""
     patience = Patience()
+    calm = [patience.is_calm]
     ask(patience, ABOVE, 0.0, STANDING_S + 0.02)
+    calm.append(patience.is_calm)
     now = STANDING_S + 0.03
     assert not patience.may_come(ABOVE, now)
     assert patience.may_come(TARGET_S, now + 0.01)
     assert not patience.may_come(ABOVE, now + 0.02)
     assert all(ask(patience, 0.0, now + 0.03, CALM_S))
+    assert [*calm, patience.is_calm] == [True, False, True]
     assert patience.may_come(ABOVE, now + CALM_S + 0.1)
 
 
