@@ -14,10 +14,10 @@ from urllib.parse import urlsplit
 import orjson
 import trio
 
-__all__ = ["KINDS", "TLS_KINDS", "Kind", "stay"]
+__all__ = ["KINDS", "MORE_KINDS", "TLS_KINDS", "Kind", "stay"]
 
 BUFFER_BYTES = 4096
-DRIP_EVERY_S = 0.5
+DRIP_EVERY_S = 1.0
 HOST = b" HTTP/1.1\r\nHost: gateway.test\r\n"
 UPGRADE = (
     b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
@@ -98,6 +98,30 @@ TLS_KINDS = {
         ),
     )
 }
+
+
+def _credit() -> bytes:
+    """A frame that gives much credit."""
+    payload = orjson.dumps({"type": "credit", "messages": 1000, "bytes": 100_000_000})
+    return b"\x81" + bytes([0x80 | len(payload)]) + bytes(4) + payload
+
+
+_V1 = b"Sec-WebSocket-Protocol: headgate.stream.v1\r\n"
+_SQL = b'{"sql":"select repeat(\'x\', 100000) as a from generate_series(1,10000)"}'
+MORE_KINDS = {
+    kind.name: kind
+    for kind in (
+        Kind(
+            "an agent of the new wire that does not read",
+            b"GET /stream?subject=snapfs.slow&durable=slow-v1-%d" + HOST + UPGRADE + _V1 + b"\r\n" + _credit(),
+        ),
+        Kind("waits in a pull", b"GET /stream/pull?subject=snapfs.none&durable=pull-%d&wait=60" + HOST + b"\r\n"),
+        Kind("does not read what it pulled", b"GET /stream/pull?subject=snapfs.slow&durable=p-%d" + HOST + b"\r\n"),
+        Kind("does not read a stream of rows", _post(b"/query/sql", _SQL, b"Accept: application/x-ndjson")),
+        Kind("does not read rows in one piece", _post(b"/query/sql", _SQL)),
+    )
+}
+"""What takes a log with something in it, or a catalog."""
 
 
 async def stay(url: str, kind: Kind, number: int, context: ssl.SSLContext | None = None) -> None:
