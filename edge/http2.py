@@ -10,6 +10,7 @@ Rules of the file:
 
 from collections import Counter
 from ipaddress import ip_address
+from typing import TYPE_CHECKING
 
 import structlog
 import trio
@@ -18,6 +19,9 @@ from edge.express import Connection
 from edge.http2_session import Session
 from edge.routes import RouteTable
 from engine.http2_floods import ENHANCE_YOUR_CALM
+
+if TYPE_CHECKING:
+    from edge.passing import Passing
 
 log = structlog.get_logger("http2")
 
@@ -30,12 +34,16 @@ class Http2:
         draining: set when the gateway goes.
         most_streams: requests at once, of all connections; one more is refused, which tells a client to try again. One
             address that is not loopback has half of them, so that it cannot take them from all others.
+        passing: knows requests that belong to other workers; None where there are none.
     """
 
-    def __init__(self, table: RouteTable, draining: trio.Event, most_streams: int) -> None:
+    def __init__(
+        self, table: RouteTable, draining: trio.Event, most_streams: int, passing: "Passing | None" = None
+    ) -> None:
         self.table = table
         self.draining = draining
         self.most_streams = most_streams
+        self.passing = passing
         self.streams = 0
         self.counts = table.metrics.http2
         self._of_address: Counter[str] = Counter()

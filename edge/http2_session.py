@@ -83,6 +83,7 @@ class Session:
 
     def __init__(self, shared: "Http2", connection: Connection, begun: bytes) -> None:
         self.table = shared.table
+        self.passing = shared.passing
         self.peer = connection.peer
         self.within = connection.within
         self.large_bodies = trio.Semaphore(LARGE_BODIES)

@@ -10,7 +10,7 @@ What must change with it: `edge/http2_session.py` begins streams and tells them 
 """
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import aclosing, contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -19,18 +19,21 @@ import trio
 from h2.connection import H2Connection
 from h2.exceptions import H2Error
 
+from edge.bodies import SMALL_BODY_BYTES
 from edge.express import BODY_LEAST_BYTES_PER_S
 from edge.http import Request, Response, SendPiece
+from edge.http2_elsewhere import Elsewhere
 from edge.http2_head import head_of_stream
 from edge.normaliser import Head
 from edge.problems import problem_response
 from edge.responses import encode_response, encode_streamed_head, request_id_of
 from edge.routes import respond
-from engine.errors import Refused
+from engine.errors import Fault, Refused, Unavailable
 from engine.limits import lines_of
 
 if TYPE_CHECKING:
     from edge.http2_session import Session
+    from edge.passing import Passing
 
 log = structlog.get_logger("http2")
 
@@ -131,6 +134,9 @@ class Stream:
             self._send_head(encode_streamed_head(response, self._request_id, stays=True, lines=lines), ends=False)
             return self._send_piece
 
+        if session.passing is not None and (home := session.passing.find_home(head)) is not None:
+            await self._answer_elsewhere(session.passing, home, head)
+            return
         request = Request(
             head.method,
             head.path,
@@ -153,6 +159,27 @@ class Stream:
                 self._reset(_INTERNAL_ERROR)  # so that nobody takes a part for the whole
         finally:
             request.end()
+
+    async def _answer_elsewhere(self, passing: "Passing", home: int, head: Head) -> None:
+        """Have another worker answer."""
+        try:
+            body = b"" if head.length == 0 else await self._read_body(head, SMALL_BODY_BYTES)
+            request = Elsewhere(head, body)
+            other = passing.open_to(home, self._session.peer, request.head)
+            if other is None:
+                raise Unavailable("server.draining", "the worker that this request belongs to takes none now")
+        except Fault as fault:
+            await self._send(problem_response(fault, self._request_id, head.path))
+            return
+        async with other, aclosing(request.answer(other)) as answer:
+            async for piece in answer:
+                if isinstance(piece, bytes):
+                    await self._send_piece(piece)
+                else:
+                    pairs = [(b":status", b"%d" % piece.status_code), *piece.headers]
+                    self._send_pairs(pairs, ends=self._head_only)
+            if not self._head_only:
+                await self._send_body(b"", ends=True)
 
     async def _wait_left(self) -> None:
         self._is_watched = True
@@ -221,11 +248,12 @@ class Stream:
         pairs = [(b":status", first[9:12])]
         for line in lines:
             name, _, value = line.partition(b": ")
-            name = name.lower()
-            if name not in _NOT_SENT:
-                pairs.append((name, value))
+            pairs.append((name.lower(), value))
+        self._send_pairs(pairs, ends=ends)
+
+    def _send_pairs(self, pairs: list[tuple[bytes, bytes]], *, ends: bool) -> None:
         with self._library() as library:
-            library.send_headers(self.number, pairs, end_stream=ends)
+            library.send_headers(self.number, [one for one in pairs if one[0] not in _NOT_SENT], end_stream=ends)
             if ends:
                 self._finish()
 

@@ -43,14 +43,35 @@ class Passing:
         self.passed = 0
         self.relayed = 0
 
+    def find_home(self, head: Head) -> int | None:
+        """Give the other worker that a request belongs to, None when it may be served here."""
+        home = home_of(head.path, partial(_parameters_of, head.query), self._count)
+        return None if home == self._mesh.index else home
+
+    def open_to(self, home: int, peer: str, begun: bytes) -> trio.SocketStream | None:
+        """Open a connection to another worker, for one stream of HTTP/2; None when it takes none.
+
+        Args:
+            home: the worker.
+            peer: the client's address.
+            begun: the request's head, as HTTP/1.1.
+        """
+        ours, theirs = socket.socketpair()
+        if not self._mesh.hand_over(home, theirs, orjson.dumps({"peer": peer}) + b"\n" + begun):
+            ours.close()
+            return None
+        ours.setblocking(False)
+        self.relayed += 1
+        return trio.SocketStream(trio.socket.from_stdlib_socket(ours))
+
     async def pass_on(self, connection: Connection, head: Head) -> bool:
         """Pass a connection on when its request belongs to another worker.
 
         Returns:
             Whether the connection is another's now, and this process is done with it.
         """
-        home = home_of(head.path, partial(_parameters_of, head.query), self._count)
-        if home is None or home == self._mesh.index:
+        home = self.find_home(head)
+        if home is None:
             return False
         about = orjson.dumps({"peer": connection.peer}) + b"\n" + connection.taken()
         stream = connection.stream

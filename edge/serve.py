@@ -291,12 +291,12 @@ async def _listen(
     table.spans, table.turns = node.spans, node.turns
     quart = QuartLane(table)
     upgrade = partial(upgrade_connection, table, node.draining)
+    passing = make_passing(node.mesh, placement)
     http2 = None
     if settings.http2 == "on":
         from edge.http2 import Http2
 
-        http2 = Http2(table, node.draining, settings.connections).serve
-    passing = make_passing(node.mesh, placement)
+        http2 = Http2(table, node.draining, settings.connections, passing).serve
     listener = Listener(
         table,
         quart.serve,

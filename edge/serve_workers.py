@@ -37,7 +37,6 @@ from edge.serve_postgres import open_embedded_postgres
 from edge.tls import open_pair
 from engine.children import locked_folder
 from engine.endpoints import rotation
-from engine.errors import Refused
 from engine.jetstream import JetStream
 from engine.keys_file import KeysFile
 from engine.nats_server import EmbeddedLog
@@ -117,12 +116,6 @@ async def serve_workers(settings: Settings, *, task_status: trio.TaskStatus[str]
 
 def _prepare_files(settings: Settings) -> None:
     """Make what all workers read, once, and refuse now what each of them would refuse."""
-    if settings.http2 == "on":
-        raise Refused(
-            "request.bad-parameter",
-            "HEADGATE_HTTP2: expected off where HEADGATE_WORKERS is above 1, because the streams of one connection "
-            "cannot go to the workers that they belong to",
-        )
     settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
     settings.leases_folder.mkdir(exist_ok=True, mode=0o700)
     file = KeysFile(settings.data.resolve())
