@@ -21,7 +21,8 @@ import trio
 from actors.tree import Actor
 from edge.client import StreamBatch
 from edge.logs import configure_logs
-from edge.serve_postgres import open_databases, open_embedded_postgres
+from edge.serve_engines import open_embedded_postgres
+from edge.serve_postgres import open_databases
 from engine.bridge import open_bridge
 from engine.catalog import Rows, Source, take_message
 from engine.catalog_store import CatalogStore

@@ -103,7 +103,7 @@ def serve(
         http2: Speak HTTP/2 beside HTTP/1.1: by ALPN with TLS, without it to clients that know; HEADGATE_HTTP2.
         workers: Processes that serve, on one port, with one set of engines; HEADGATE_WORKERS, or 1.
     """
-    from edge.serve import run
+    from edge.serve_start import run
     from engine.settings import load_settings
 
     given: dict[str, object] = {"host": host, "port": port, "data": data, "tls_cert": tls_cert, "tls_key": tls_key}

@@ -1,6 +1,7 @@
 """`headgate serve`: the composition root.
 
-Everything is opened here, as nested blocks, in the order engines, bridge, drivers, actors, listener; leaving the blocks
+Everything is opened here, as nested blocks, in the order bridge, drivers, actors, listener, on engines that
+`edge/serve_start.py` has begun already; leaving the blocks
 is the shutdown: stop accepting, tell the streams, let requests end, cancel, close the drivers, stop the children.
 
 Rules of the file:
@@ -10,18 +11,14 @@ Rules of the file:
 
 import gc
 import os
-import signal
 import sys
-from collections.abc import Awaitable, Callable
-from contextlib import nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
 import structlog
 import trio
 
 from actors.agents import Agents
-from actors.children import run_embedded_log
 from actors.consumers import Consumers
 from actors.dead import DeadLetters
 from actors.gaps import Gaps
@@ -34,34 +31,30 @@ from actors.pulls import Pulls
 from actors.query import Queries
 from actors.stream import Streams
 from actors.stream_v1 import LeasedStreams
-from actors.tree import Actor, State, supervise
+from actors.tree import State, supervise
 from actors.turns import Turns
 from edge.guard import Guard
 from edge.listener import Listener, open_listening, shared_listening
-from edge.logs import configure_logs
 from edge.node import Node
-from edge.quart_lane import QuartLane
 from edge.serve_audit import make_audit, run_key_records
+from edge.serve_engines import Engines
 from edge.serve_identity import open_identity
 from edge.serve_limits import open_limits
 from edge.serve_mesh import begin_taking, make_passing, open_journal, open_mesh, say_ready, take_part
-from edge.serve_postgres import make_catalog, open_databases, open_embedded_postgres
+from edge.serve_postgres import make_catalog, open_databases
+from edge.serve_quart import QuartLater
 from edge.serve_spans import open_spans
 from edge.serve_tls import open_certificates
 from edge.table import make_table
 from edge.upgrades import upgrade_connection
 from engine.agents import Roster
 from engine.bridge import Bridge, open_bridge
-from engine.children import locked_folder
 from engine.dead import nak_delay_ms
-from engine.endpoints import rotation
-from engine.errors import Fault
 from engine.hashes import HashTable
 from engine.jetstream import JetStream
 from engine.log import StreamFacts
 from engine.log_control import LogControl
 from engine.metrics import Metrics
-from engine.nats_server import EmbeddedLog
 from engine.placement import FIRST, Placement
 from engine.request_log import RequestLog
 from engine.settings import Settings
@@ -72,207 +65,172 @@ if TYPE_CHECKING:
     from engine.hashes_redis import RedisTier
 
 log = structlog.get_logger("serve")
-E = TypeVar("E", bound=Exception)
 
-EXIT_OK: Final = 0
-EXIT_FAILED: Final = 1
-EXIT_IN_USE: Final = 5
 READY_WITHIN_S: Final = 30.0
 FLUSH_WITHIN_S: Final = 2.0
 
 
-def run(settings: Settings, placement: Placement | None = None) -> int:
-    """Run a gateway, or a worker of one, until it is told to stop; the exit code says how it went."""
-    return run_and_explain(settings, partial(serve, settings, placement))
-
-
-def run_and_explain(settings: Settings, main: Callable[[], Awaitable[None]]) -> int:
-    """Run this process's Trio; what ends it is said in one line."""
-    configure_logs(settings.log_level)
-    code = EXIT_OK
-    try:
-        trio.run(main)
-    except* Fault as group:
-        fault = _first_of(group)
-        _complain(fault.detail)
-        code = EXIT_IN_USE if fault.kind.code == "request.conflict" else EXIT_FAILED
-    except* OSError as group:
-        problem = _first_of(group)
-        places = " and ".join(f"{settings.host}:{port}" for port in settings.ports)
-        _complain(f"cannot listen on {places}: {problem}")
-        code = EXIT_FAILED
-    return code
-
-
 async def serve(
     settings: Settings,
-    placement: Placement | None = None,
+    placement: Placement | None,
+    engines: Engines,
+    quart: QuartLater,
+    draining: trio.Event,
     *,
     task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Run a gateway until SIGTERM or SIGINT.
+    """Run a gateway on its engines until it is to drain.
 
     Args:
         settings: what to run.
-        placement: this process's place where there are several; None where it is alone and runs the engines too.
+        placement: this process's place where there are several; None where it is alone.
+        engines: what it stands on.
+        quart: the lane that is still being imported.
+        draining: set when shutdown begins.
         task_status: reports the address once requests are welcome.
 
     Raises:
-        Refused: the data folder is in use.
+        Refused: the settings or their files cannot be used.
         OSError: the address is not to be had.
     """
-    root = Actor("headgate", trio.current_time())
-    draining = trio.Event()
-    embedded = None if settings.nats_url else EmbeddedLog(settings.data.resolve() / "nats", settings.durability)
-    locate = embedded.endpoint if embedded is not None else rotation(settings.nats_url)
-    has_engines = embedded is not None or settings.has_own_database
-    is_locked = has_engines and placement is None
-    with locked_folder(settings.data) if is_locked else nullcontext(), root.child("children") as nest:
-        async with (
-            open_identity(settings, root) as guard,
-            open_certificates(settings, root) as certificates,
-            trio.open_nursery() as signals,
-            open_embedded_postgres(settings, nest, is_ours=placement is None) as locate_database,
-            trio.open_nursery() as children,
-            open_bridge() as bridge,
-            open_limits(settings, root, bridge, guard),
-            open_spans(settings, root) as spans,
-            open_databases(settings, root, bridge, locate_database) as postgres,
-            open_mesh(placement, root) as mesh,
-            open_journal(settings) as journal,
-        ):
-            signals.start_soon(_watch_signals, draining)
-            with root.child("stream") as agents, root.child("agents") as far:
-                if embedded is not None and placement is None:
-                    children.start_soon(partial(supervise, nest, "nats", partial(run_embedded_log, embedded)))
-                jetstream = JetStream(locate, "headgate")
-                jetstream.keep_journal(journal)
-                control = LogControl(bridge, locate)
-                tier = _redis_tier(settings, bridge)
-                publisher, turns = Publisher(jetstream), Turns()
-                book = SettleBook()
-                streams = Streams(
-                    jetstream,
-                    control,
-                    settings.stream,
-                    settings.subjects,
-                    settings.ack_wait_s,
-                    settings.max_lease_s,
-                    agents,
-                    book,
-                )
-                audit = make_audit(settings, jetstream, control)
-                dead = DeadLetters(jetstream, control, settings.stream, settings.dead_stream)
-                leased = LeasedStreams(
-                    jetstream,
-                    control,
-                    settings.stream,
-                    settings.subjects,
-                    settings.ack_wait_s,
-                    settings.max_lease_s,
-                    agents,
-                    others=streams.attached,
-                    book=book,
-                    max_deliver=settings.max_deliver or None,
-                    bury=dead.bury,
-                    nak_delay_ms=nak_delay_ms,
-                )
+    root, embedded, locate, locate_database, has_engines = engines
+    async with (
+        open_identity(settings, root) as guard,
+        open_certificates(settings, root) as certificates,
+        open_bridge() as bridge,
+        open_limits(settings, root, bridge, guard),
+        open_spans(settings, root) as spans,
+        open_databases(settings, root, bridge, locate_database) as postgres,
+        open_mesh(placement, root) as mesh,
+        open_journal(settings) as journal,
+    ):
+        with root.child("stream") as agents, root.child("agents") as far:
+            jetstream = JetStream(locate, "headgate")
+            jetstream.keep_journal(journal)
+            control = LogControl(bridge, locate)
+            tier = _redis_tier(settings, bridge)
+            publisher, turns = Publisher(jetstream), Turns()
+            book = SettleBook()
+            streams = Streams(
+                jetstream,
+                control,
+                settings.stream,
+                settings.subjects,
+                settings.ack_wait_s,
+                settings.max_lease_s,
+                agents,
+                book,
+            )
+            audit = make_audit(settings, jetstream, control)
+            dead = DeadLetters(jetstream, control, settings.stream, settings.dead_stream)
+            leased = LeasedStreams(
+                jetstream,
+                control,
+                settings.stream,
+                settings.subjects,
+                settings.ack_wait_s,
+                settings.max_lease_s,
+                agents,
+                others=streams.attached,
+                book=book,
+                max_deliver=settings.max_deliver or None,
+                bury=dead.bury,
+                nak_delay_ms=nak_delay_ms,
+            )
 
-                def attached(durable: str) -> int:
-                    return streams.attached(durable) + leased.attached(durable)
+            def attached(durable: str) -> int:
+                return streams.attached(durable) + leased.attached(durable)
 
-                gaps = Gaps(jetstream, control, settings.stream, attached, leased.arrived)
-                leased.gave_back = gaps.gave_back
-                if spans is not None:
-                    streams.tell_delivery = leased.tell_delivery = spans.tell_delivery
-                leased.find_gaps = lambda name, ready: gaps.find(name, [one.delivery for one in ready])
+            gaps = Gaps(jetstream, control, settings.stream, attached, leased.arrived)
+            leased.gave_back = gaps.gave_back
+            if spans is not None:
+                streams.tell_delivery = leased.tell_delivery = spans.tell_delivery
+            leased.find_gaps = lambda name, ready: gaps.find(name, [one.delivery for one in ready])
 
-                pulls = Pulls(leased, draining.is_set)
+            pulls = Pulls(leased, draining.is_set)
 
-                def forget(durable: str) -> None:
-                    pulls.forget(durable)
-                    streams.forget(durable)
-                    leased.forget(durable, "reset")
-                    gaps.renew(durable)
+            def forget(durable: str) -> None:
+                pulls.forget(durable)
+                streams.forget(durable)
+                leased.forget(durable, "reset")
+                gaps.renew(durable)
 
-                consumers = Consumers(jetstream, control, settings.stream, attached, forget)
-                table = HashTable(settings.cache_mib * 1024 * 1024, settings.cache_ttl_s)
-                catalog = make_catalog(settings, jetstream, postgres)
-                cache = HashCache(table, tier, catalog)
-                scanners = Agents(Roster(settings.scan_grace_s), far)
-                redis_state = cache.redis_state if tier is not None else None
-                disk = Disk(settings.data, settings.min_free_mib) if has_engines else None
-                health = Health(jetstream, root, redis_state, draining.is_set, disk)
-                if postgres is not None:
-                    health.add("postgres", postgres.state, postgres.facts)
-                    health.wait_for(postgres.pending)
+            consumers = Consumers(jetstream, control, settings.stream, attached, forget)
+            table = HashTable(settings.cache_mib * 1024 * 1024, settings.cache_ttl_s)
+            catalog = make_catalog(settings, jetstream, postgres)
+            cache = HashCache(table, tier, catalog)
+            scanners = Agents(Roster(settings.scan_grace_s), far)
+            redis_state = cache.redis_state if tier is not None else None
+            disk = Disk(settings.data, settings.min_free_mib) if has_engines else None
+            health = Health(jetstream, root, redis_state, draining.is_set, disk)
+            if postgres is not None:
+                health.add("postgres", postgres.state, postgres.facts)
+                health.wait_for(postgres.pending)
 
-                def take_log(facts: StreamFacts, durability: str, more: dict[str, object]) -> None:
-                    publisher.commit.atomic = facts.atomic
-                    health.prepared(durability, more)
+            def take_log(facts: StreamFacts, durability: str, more: dict[str, object]) -> None:
+                publisher.commit.atomic = facts.atomic
+                health.prepared(durability, more)
 
-                keeper = LogKeeper(jetstream, control, take_log, settings, embedded)
-                metrics = Metrics(certificate_expires_at=certificates.unix_expiry if certificates else None)
-                queries = None if postgres is None else Queries(postgres.query, metrics)
-                node = Node(
-                    settings,
-                    root,
-                    publisher,
-                    cache,
-                    streams,
-                    leased,
-                    consumers,
-                    dead,
-                    gaps,
-                    pulls,
-                    scanners,
-                    health,
-                    metrics,
-                    draining,
-                    postgres,
-                    queries,
-                    catalog,
-                    guard.authenticator,
-                    guard.limiter,
-                    turns,
-                    spans,
-                    audit,
-                    mesh,
-                )
-                if mesh is not None:
-                    take_part(node, mesh, cache)
-                async with trio.open_nursery() as drivers:
-                    drivers.start_soon(partial(supervise, root, "log", keeper.run_connection))
-                    async with trio.open_nursery() as actors:
-                        actors.start_soon(partial(supervise, root, "stream-keeper", keeper.run))
-                        actors.start_soon(partial(supervise, root, "turns", turns.run, mailbox=turns.mailbox))
-                        actors.start_soon(partial(supervise, root, "ingest", publisher.run, mailbox=publisher.mailbox))
-                        actors.start_soon(partial(supervise, root, "agents-keeper", scanners.run))
-                        actors.start_soon(partial(supervise, root, "gaps-keeper", gaps.run, is_needed=False))
-                        actors.start_soon(partial(supervise, root, "pulls", pulls.run, mailbox=pulls.mailbox))
-                        if audit is not None and (placement is None or placement.index == FIRST):
-                            run_records = partial(run_key_records, settings, audit)
-                            actors.start_soon(partial(supervise, root, "audit", run_records, is_needed=False))
-                        if tier is not None:
-                            actors.start_soon(partial(supervise, root, "hashes", cache.run))
-                        if disk is not None:
-                            actors.start_soon(partial(supervise, root, "disk", disk.run))
-                        if catalog is not None:
-                            follow = catalog.run if placement is None or placement.index == FIRST else catalog.watch
-                            run = partial(supervise, root, "catalog", follow, is_needed=False)
-                            actors.start_soon(partial(run, mailbox=catalog.mailbox))
-                        actors.start_soon(give_back_orphans, settings.leases_folder, jetstream)
-                        await _listen(node, guard, certificates, keeper, placement, task_status)
-                        with trio.move_on_after(FLUSH_WITHIN_S):
-                            await publisher.wait_idle()
-                        actors.cancel_scope.cancel()
-                    drivers.cancel_scope.cancel()
-                with trio.move_on_after(FLUSH_WITHIN_S):
-                    await control.aclose()
+            keeper = LogKeeper(jetstream, control, take_log, settings, embedded)
+            metrics = Metrics(certificate_expires_at=certificates.unix_expiry if certificates else None)
+            queries = None if postgres is None else Queries(postgres.query, metrics)
+            node = Node(
+                settings,
+                root,
+                publisher,
+                cache,
+                streams,
+                leased,
+                consumers,
+                dead,
+                gaps,
+                pulls,
+                scanners,
+                health,
+                metrics,
+                draining,
+                postgres,
+                queries,
+                catalog,
+                guard.authenticator,
+                guard.limiter,
+                turns,
+                spans,
+                audit,
+                mesh,
+            )
+            if mesh is not None:
+                take_part(node, mesh, cache)
+            async with trio.open_nursery() as drivers:
+                drivers.start_soon(partial(supervise, root, "log", keeper.run_connection))
+                async with trio.open_nursery() as actors:
+                    actors.start_soon(partial(supervise, root, "stream-keeper", keeper.run))
+                    actors.start_soon(partial(supervise, root, "turns", turns.run, mailbox=turns.mailbox))
+                    actors.start_soon(partial(supervise, root, "ingest", publisher.run, mailbox=publisher.mailbox))
+                    actors.start_soon(partial(supervise, root, "agents-keeper", scanners.run))
+                    actors.start_soon(partial(supervise, root, "gaps-keeper", gaps.run, is_needed=False))
+                    actors.start_soon(partial(supervise, root, "pulls", pulls.run, mailbox=pulls.mailbox))
+                    if audit is not None and (placement is None or placement.index == FIRST):
+                        run_records = partial(run_key_records, settings, audit)
+                        actors.start_soon(partial(supervise, root, "audit", run_records, is_needed=False))
                     if tier is not None:
-                        await tier.aclose()
-            children.cancel_scope.cancel()
-            signals.cancel_scope.cancel()
+                        actors.start_soon(partial(supervise, root, "hashes", cache.run))
+                    if disk is not None:
+                        actors.start_soon(partial(supervise, root, "disk", disk.run))
+                    if catalog is not None:
+                        follow = catalog.run if placement is None or placement.index == FIRST else catalog.watch
+                        run = partial(supervise, root, "catalog", follow, is_needed=False)
+                        actors.start_soon(partial(run, mailbox=catalog.mailbox))
+                    actors.start_soon(give_back_orphans, settings.leases_folder, jetstream)
+                    await _listen(node, guard, certificates, keeper, placement, quart, task_status)
+                    with trio.move_on_after(FLUSH_WITHIN_S):
+                        await publisher.wait_idle()
+                    actors.cancel_scope.cancel()
+                drivers.cancel_scope.cancel()
+            with trio.move_on_after(FLUSH_WITHIN_S):
+                await control.aclose()
+                if tier is not None:
+                    await tier.aclose()
 
 
 async def _listen(
@@ -281,6 +239,7 @@ async def _listen(
     certificates: "Certificates | None",
     keeper: LogKeeper,
     placement: Placement | None,
+    quart: QuartLater,
     task_status: trio.TaskStatus[str],
 ) -> None:
     """Serve clients until draining begins, then let them go."""
@@ -289,7 +248,6 @@ async def _listen(
     table.lines, table.audit = RequestLog(settings.log_express), node.audit
     table.deadlines = settings.deadlines
     table.spans, table.turns = node.spans, node.turns
-    quart = QuartLane(table)
     upgrade = partial(upgrade_connection, table, node.draining)
     passing = make_passing(node.mesh, placement)
     http2 = None
@@ -299,7 +257,7 @@ async def _listen(
         http2 = Http2(table, node.draining, settings.connections, passing).serve
     listener = Listener(
         table,
-        quart.serve,
+        quart.lane_of(table),
         upgrade,
         settings.connections,
         settings.connections_per_ip,
@@ -318,7 +276,7 @@ async def _listen(
             with trio.CancelScope() as accepting:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(listener.run, sockets, connections)
-                    nursery.start_soon(_announce, node, keeper, sockets[0], task_status)
+                    nursery.start_soon(_announce, node, keeper, sockets[0], quart, task_status)
                     await node.draining.wait()
                     root.state = State.DRAINING
                     accepting.cancel()
@@ -331,7 +289,11 @@ async def _listen(
 
 
 async def _announce(
-    node: Node, keeper: LogKeeper, listener: trio.SocketListener, task_status: trio.TaskStatus[str]
+    node: Node,
+    keeper: LogKeeper,
+    listener: trio.SocketListener,
+    quart: QuartLater,
+    task_status: trio.TaskStatus[str],
 ) -> None:
     """Say, once, where the gateway is: when the engines are there, or when they have been waited for long enough."""
     with trio.move_on_after(READY_WITHIN_S if not node.settings.nats_url else READY_WITHIN_S / 10):
@@ -355,18 +317,9 @@ async def _announce(
         data, durability = node.settings.data, node.health.durability
         sys.stdout.write(f"headgate ready {address} durability={durability} data={data} pid={os.getpid()}\n")
         sys.stdout.flush()
-    _settle_memory()
     task_status.started(address)
-
-
-async def _watch_signals(draining: trio.Event) -> None:
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async for number in signals:
-            if draining.is_set():
-                log.warning("told to stop twice: ending now", signal=number)
-                os._exit(EXIT_FAILED)  # the kernel ends the children with us
-            log.info("told to stop", signal=number)
-            draining.set()
+    await quart.wait_there()
+    _settle_memory()
 
 
 def _redis_tier(settings: Settings, bridge: Bridge) -> "RedisTier | None":
@@ -384,15 +337,3 @@ def _settle_memory() -> None:
     """
     gc.collect()
     gc.freeze()
-
-
-def _complain(text: str) -> None:
-    sys.stderr.write(f"headgate: {text}\n")
-
-
-def _first_of(group: BaseExceptionGroup[E]) -> E:
-    for one in group.exceptions:
-        if isinstance(one, BaseExceptionGroup):
-            return _first_of(one)
-        return one
-    raise AssertionError("an exception group is never empty")

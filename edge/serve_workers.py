@@ -29,11 +29,11 @@ from actors.worker import Worker, restart_in_turn
 from edge.actor_metrics import actor_metrics
 from edge.listener import open_listening, refuse_handshakes
 from edge.merging import describe_families
-from edge.serve import run_and_explain
+from edge.serve_engines import open_embedded_postgres
 from edge.serve_identity import check_exposure, given_keys
 from edge.serve_limits import warn_of_workers
 from edge.serve_mesh import ACTORS, ALIVE, DURABILITY, METRICS, READY
-from edge.serve_postgres import open_embedded_postgres
+from edge.serve_start import run_and_explain
 from edge.tls import open_pair
 from engine.children import locked_folder
 from engine.endpoints import rotation

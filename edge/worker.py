@@ -4,7 +4,7 @@ import sys
 
 from structlog.contextvars import bind_contextvars
 
-from edge.serve import run
+from edge.serve_start import run
 from engine.placement import Placement
 from engine.settings import load_settings
 

@@ -118,6 +118,8 @@ ACTOR_INFRASTRUCTURE = {
 # The composition root opens drivers and starts actors; the others each open one thing of their own.
 COMPOSERS = {
     "edge.serve",
+    "edge.serve_engines",  # its engines, which start before it is imported
+    "edge.serve_start",  # which sees to that
     "edge.agent_catalog",  # opens the database that it writes into, as a process of its own
     "edge.serve_audit",  # its part for the audit log: what the keys file has for it
     "edge.serve_workers",  # the parent of several workers: the engines and the workers

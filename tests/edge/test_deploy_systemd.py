@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from edge.cli_output import ExitCode
-from edge.serve import EXIT_IN_USE
+from edge.serve_start import EXIT_IN_USE
 from engine.settings import Settings, load_settings
 from tests.support.compose_file import ROOT, longest_stop_s
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from actors.postgres import run_embedded_postgres
+from actors.postgres_server import run_embedded_postgres
 from actors.tree import Actor
 from engine import postgres_server
 from engine.children import RunAs

@@ -21,7 +21,7 @@ import orjson
 import trio
 import yaml
 
-from actors import children, postgres
+from actors import children, postgres_server
 from actors.worker import STOP_GRACE_S
 from edge.serve import FLUSH_WITHIN_S
 from engine.postgres_address import Address
@@ -198,7 +198,7 @@ def longest_stop_s(drain_s: float) -> float:
 
     Requests drain, what waits is flushed and connections close, the log stops, PostgreSQL stops.
     """
-    return drain_s + max(2 * FLUSH_WITHIN_S, STOP_GRACE_S) + children.STOP_WITHIN_S + postgres.STOP_WITHIN_S
+    return drain_s + max(2 * FLUSH_WITHIN_S, STOP_GRACE_S) + children.STOP_WITHIN_S + postgres_server.STOP_WITHIN_S
 
 
 def end(process: subprocess.Popen[bytes]) -> None:

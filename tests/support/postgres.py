@@ -15,7 +15,8 @@ from typing import Any
 
 import trio
 
-from actors.postgres import Databases, run_embedded_postgres
+from actors.postgres import Databases
+from actors.postgres_server import run_embedded_postgres
 from actors.tree import Actor, supervise
 from engine.bridge import open_bridge
 from engine.children import stop_leftovers
