@@ -106,6 +106,8 @@ class Connection:
         self._buffer = bytearray()
         self._head_bytes = b""
         self._unread = False
+        self._wants_to_stay = False
+        self._streamed: StreamedAnswer | None = None
 
     async def run(self) -> None:
         """Serve the connection until it ends; whatever happens, nothing is raised but cancellation from outside."""
@@ -233,16 +235,7 @@ class Connection:
         overload = overload_of(self._table, head)
         if overload is not None:
             return await self._turn_away(overload, head, request_id)
-        streamed: StreamedAnswer | None = None
-
-        async def begin(response: Response) -> SendPiece:
-            nonlocal streamed
-            streamed = StreamedAnswer(self._send)
-            response.headers = {**request.told, **response.headers}
-            stays = head.keep_alive and not response.close and not self._unread and not self._is_draining()
-            is_old, lines = is_http_1_0(self._head_bytes), lines_of(request.judgements)
-            return await streamed.begin(response, request_id, stays=stays, is_old=is_old, lines=lines)
-
+        self._wants_to_stay = head.keep_alive
         request = Request(
             head.method,
             head.path,
@@ -251,16 +244,17 @@ class Connection:
             self.peer,
             request_id,
             partial(self.read_body, head),
-            begin=begin,
+            stream=self._stream,
             wait_left=self._wait_left,
             target=head.target,
         )
         try:
             response = await respond(self._table, request)
+            streamed, self._streamed = self._streamed, None
             if streamed is not None and streamed.response is not None:
                 return await streamed.end(response)
             self._skip_body(head)
-            stays = head.keep_alive and not response.close and not self._unread and not self._is_draining()
+            stays = self._stays_after(response)
             lines = lines_of(request.judgements) if request.judgements else b""
             is_head, is_large = head.method == "HEAD", len(response.body) > SEND_PIECE_BYTES
             is_short = is_head or is_large  # a large body is not copied behind its head
@@ -281,6 +275,16 @@ class Connection:
         if not stays and self._unread:
             await self._linger()
         return stays
+
+    async def _stream(self, request: Request, response: Response) -> SendPiece:
+        self._streamed = StreamedAnswer(self._send)
+        response.headers = {**request.told, **response.headers}
+        is_old, lines = is_http_1_0(self._head_bytes), lines_of(request.judgements)
+        stays = self._stays_after(response)
+        return await self._streamed.begin(response, request.request_id, stays=stays, is_old=is_old, lines=lines)
+
+    def _stays_after(self, response: Response) -> bool:
+        return self._wants_to_stay and not response.close and not self._unread and not self._is_draining()
 
     def _skip_body(self, head: Head) -> None:
         """Throw away a body that nobody wanted, where it is here already: then the connection can stay."""

@@ -53,10 +53,6 @@ class Passed(NamedTuple):
     signed: "Signed | None" = None
 
 
-_OPEN: Final = Passed(OPEN)
-_NOBODY: Final = Passed(NOBODY)
-
-
 class Guard:
     """Decides who passes.
 
@@ -107,34 +103,24 @@ class Guard:
             Refused: it may not; 401 or 403.
             Unavailable: it is over a limit; 429.
         """
-        limiter = self.limiter
-        passed = _NOBODY
+        limiter, principal = self.limiter, NOBODY
         signed: Signed | None = None
         if self.is_open:
-            passed = _OPEN
+            principal = OPEN
             if "origin" in headers and method not in _SAFE:
                 self.check_origin(headers)
         elif scope is not None:
-            principal = self._recall(headers)
-            if principal is None:
-                try:
-                    if "signature-input" in headers and "authorization" not in headers and "x-api-key" not in headers:
-                        principal, signed = self.authenticator.recognise_signed(method, target, headers)
-                    else:
-                        principal = await self._recognise(headers, scope)
-                except Refused as refusal:
-                    if limiter is not None and refusal.kind.status == 401:
-                        await limiter.take(limiter.find(("ip",)), f"a:{self.address(headers, peer)}")
-                    raise
-            principal.check_scope(scope)
-            passed = Passed(principal, signed=signed)
+            known = self._recall(headers)
+            if known is None:
+                known, signed = await self._look_at(method, headers, peer, scope, target)
+            known.check_scope(scope)
+            principal = known
         if limiter is None or (scope is None and not limits):
-            return passed
+            return Passed(principal, signed=signed)
         policies = limiter.find_for(scope, limits)
         slots = limiter.find_slots(limits) if limits else ()
         if not policies and not slots:
-            return passed
-        principal = passed.principal
+            return Passed(principal, signed=signed)
         is_known = principal.kind is not Kind.OPEN
         who = f"p:{principal.subject}" if is_known else f"a:{self.address(headers, peer)}"
         if slots:
@@ -149,11 +135,21 @@ class Guard:
             return None if key is None else self.authenticator.recall(f"Bearer {key}")
         return self.authenticator.recall(authorization) if key is None else None
 
-    async def _recognise(self, headers: dict[str, str], scope: Scope) -> Principal:
-        credential = credential_of(headers)
-        if credential is None:
-            raise Refused("identity.no-credentials", f"expected an API key or a token with the scope {scope}")
-        return await self.authenticator.recognise(credential)
+    async def _look_at(
+        self, method: str, headers: dict[str, str], peer: str, scope: Scope, target: str
+    ) -> tuple[Principal, "Signed | None"]:
+        """Say who asks, and what their body must be; guessing is counted."""
+        try:
+            if "signature-input" in headers and "authorization" not in headers and "x-api-key" not in headers:
+                return self.authenticator.recognise_signed(method, target, headers)
+            credential = credential_of(headers)
+            if credential is None:
+                raise Refused("identity.no-credentials", f"expected an API key or a token with the scope {scope}")
+            return await self.authenticator.recognise(credential), None
+        except Refused as refusal:
+            if self.limiter is not None and refusal.kind.status == 401:
+                await self.limiter.take(self.limiter.find(("ip",)), f"a:{self.address(headers, peer)}")
+            raise
 
     def address(self, headers: dict[str, str], peer: str) -> str:
         """Give where a request comes from, behind the proxies that are trusted."""

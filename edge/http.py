@@ -23,7 +23,7 @@ SendPiece = Callable[[bytes], Awaitable[None]]
 """Sends a piece of a body; it waits for a slow client, who has a deadline for each."""
 
 
-async def cannot_stream(_: object) -> SendPiece:
+async def cannot_stream(_: object, __: object) -> SendPiece:
     """Refuse to begin a body in pieces, where whoever asks cannot take one."""
     raise Refused("request.not-implemented", "an answer in pieces needs HTTP/1.1 on a connection of its own")
 
@@ -41,8 +41,8 @@ class Request:
         request_id: echoed from the client or made up.
         read_body: reads the whole body, decoded from its transfer coding, within the given limit.
         path_parameters: what the path holds where its route has names; decoded, never empty, without a slash.
-        begin: begins an answer whose body is sent in pieces, and gives what sends one. The handler then returns the
-            response it began; whatever else it ends with, the body is cut, which a client can tell from its end.
+        stream: carries out `begin`, given the request: a function that knew its request would keep it alive until the
+            garbage collector finds them.
         wait_left: returns when the client has closed its end.
         told: headers that the answer gets where the handler says none of the same name.
         judgements: how much more they may ask, which the answer says.
@@ -63,7 +63,7 @@ class Request:
     request_id: str
     read_body: Callable[[int], Awaitable[bytes]]
     path_parameters: dict[str, str] = field(default_factory=dict)
-    begin: "Callable[[Response], Awaitable[SendPiece]]" = cannot_stream
+    stream: "Callable[[Request, Response], Awaitable[SendPiece]]" = cannot_stream
     wait_left: Callable[[], Awaitable[None]] = trio.sleep_forever
     principal: Principal = NOBODY
     told: dict[str, str] = field(default_factory=dict)
@@ -81,6 +81,14 @@ class Request:
             self.hold.release()
         if self.on_end is not None:
             self.on_end()
+
+    def begin(self, response: "Response") -> Awaitable[SendPiece]:
+        """Begin an answer whose body is sent in pieces, and give what sends one.
+
+        The handler then returns the response it began; whatever else it ends with, the body is cut, which a client can
+        tell from its end.
+        """
+        return self.stream(self, response)
 
     def parameters(self) -> dict[str, str]:
         """Give the query's parameters; the last of a repeated one wins.

@@ -127,13 +127,6 @@ class Stream:
         self._request_id = request_id_of(head.headers)
         self._head_only = head.method == "HEAD"
 
-        async def begin(response: Response) -> SendPiece:
-            self._streamed = response
-            response.headers = {**request.told, **response.headers}
-            lines = lines_of(request.judgements)
-            self._send_head(encode_streamed_head(response, self._request_id, stays=True, lines=lines), ends=False)
-            return self._send_piece
-
         if session.passing is not None and (home := session.passing.find_home(head)) is not None:
             await self._answer_elsewhere(session.passing, home, head)
             return
@@ -145,7 +138,7 @@ class Stream:
             session.peer,
             self._request_id,
             partial(self._read_body, head),
-            begin=begin,
+            stream=self._stream,
             wait_left=self._wait_left,
             target=head.target,
         )
@@ -229,6 +222,13 @@ class Stream:
             self._granted += more
 
     # Its answer.
+
+    async def _stream(self, request: Request, response: Response) -> SendPiece:
+        self._streamed = response
+        response.headers = {**request.told, **response.headers}
+        lines = lines_of(request.judgements)
+        self._send_head(encode_streamed_head(response, self._request_id, stays=True, lines=lines), ends=False)
+        return self._send_piece
 
     async def _send_piece(self, piece: bytes) -> None:
         if piece and not self._head_only:

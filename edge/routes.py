@@ -192,7 +192,7 @@ class RouteTable:
             raise Refused("request.no-such-path", f"there is nothing at {request.path}")
         return answer_preflight(request.headers, self._allowed[known], self.origins)
 
-    async def admit(self, method: str, headers: dict[str, str], peer: str, route: Route, target: str) -> Passed:
+    def admit(self, method: str, headers: dict[str, str], peer: str, route: Route, target: str) -> Awaitable[Passed]:
         """Say who asks, if they may ask this, now.
 
         Raises:
@@ -202,10 +202,10 @@ class RouteTable:
         if self.turns is not None and route.scope is not None:
             self.turns.check_room()
         if self.guard is not None:
-            return await self.guard.admit(method, headers, peer, route.scope, route.limits, target)
+            return self.guard.admit(method, headers, peer, route.scope, route.limits, target)
         if route.scope is not None:
             raise RuntimeError(f"{route.path} asks for a scope, and nobody looks")
-        return Passed(NOBODY)
+        return _let_pass()
 
     def _path_in_table(self, path: str) -> str:
         """Give a path as the table writes it: itself, the template that it fits, or nothing."""
@@ -224,6 +224,10 @@ class RouteTable:
             if all(a == b or a[:1] == "{" or b[:1] == "{" for a, b in zip(segments, names, strict=True)):
                 raise ValueError(f"{path} and {other} fit the same paths")
         beside.append((path, segments))
+
+
+async def _let_pass() -> Passed:
+    return Passed(NOBODY)
 
 
 def _fits(segments: list[str], names: list[str]) -> bool:

@@ -79,7 +79,9 @@ class Judgement(NamedTuple):
 
 def ahead_of(arrival_us: int | None, now_us: int, policy: Policy) -> int:
     """Give how far a bucket's theoretical arrival lies ahead: from 0, empty, to all that it holds."""
-    return 0 if arrival_us is None else min(max(arrival_us - now_us, 0), policy.burst_us)
+    if arrival_us is None or arrival_us <= now_us:
+        return 0
+    return min(arrival_us - now_us, policy.burst_us)
 
 
 def judge(ahead_us: int, policy: Policy) -> Judgement:
@@ -123,10 +125,14 @@ class Buckets:
 
     def _take_one(self, policy: Policy, who: str, now_us: int) -> Judgement:
         key = (policy.name, who)
-        arrival_us = self._young.get(key)
-        ahead_us = ahead_of(self._old.get(key) if arrival_us is None else arrival_us, now_us, policy)
+        young_us = self._young.get(key)
+        ahead_us = ahead_of(self._old.get(key) if young_us is None else young_us, now_us, policy)
         judgement = judge(ahead_us, policy)
-        self._put(key, now_us + (judgement.reset_us if judgement.is_allowed else ahead_us))
+        arrival_us = now_us + (judgement.reset_us if judgement.is_allowed else ahead_us)
+        if young_us is None or self._old:
+            self._put(key, arrival_us)
+        else:
+            self._young[key] = arrival_us  # it is there already: nothing grows, and nothing is to be forgotten
         return judgement
 
     def _find(self, key: tuple[str, str]) -> int | None:
