@@ -43,6 +43,9 @@ class OpaqueTokens(Protocol):
 
     known_for_s: float
 
+    def questions(self) -> dict[str, int]:
+        """Count what was asked, by a closed set of outcomes."""
+
     async def recognise(self, token: str, now: float) -> Principal:
         """Say whose token this is; raises where it is nobody's, or cannot be checked."""
 
@@ -111,6 +114,10 @@ class Authenticator:
         self._stamp: Stamp | None = None
         self._ring = KeyRing()
         self._take_file()
+
+    def questions(self) -> dict[str, int] | None:
+        """Count what was asked about opaque tokens, by outcome; None where none is taken."""
+        return None if self._opaque is None else self._opaque.questions()
 
     def mailbox(self) -> Mailbox:
         """Say how many credentials are remembered."""

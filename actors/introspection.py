@@ -84,6 +84,10 @@ class Introspection:
         self._active: dict[str, str] = {}
         self._rests_until = -1.0
 
+    def questions(self) -> dict[str, int]:
+        """Count what was asked, by outcome."""
+        return {"asked": self.counts.asked, "failed": self.counts.failed, "shed": self.counts.shed}
+
     async def recognise(self, token: str, now: float) -> Principal:
         """Say whose token this is.
 

@@ -22,6 +22,7 @@ async def get_audit(node: Node, request: Request) -> Response:
     """Give a page of records: JSON, or a line each where `Accept` names NDJSON and no JSON."""
     if node.audit is None:
         raise Refused("request.not-implemented", "this gateway keeps no audit log: HEADGATE_AUDIT is off")
+    request.principal.check_sees_all()
     parameters = request.parameters()
     query = read_query(parameters)
     page = await node.audit.find(query)

@@ -104,13 +104,14 @@ def list_(*, data: DataOption = None, json: JsonOption = False) -> int:
         print_result([_public(record, now) for record in ring.records])
         return ExitCode.OK
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("id", "name", "scopes", "only", "made", "until"):
+    for title in ("id", "name", "scopes", "only", "shown as", "made", "until"):
         table.add_column(title, overflow="fold")
     for record in ring.records:
         shown = _public(record, now)
         only = " ".join((*record.subjects, *record.durables, *record.paths))
         until = "expired" if not shown["live"] else shown["expires"] or "for ever"
-        words = (record.id, record.name, " ".join(record.scopes), only, shown["created"], until)
+        how = "signature" if record.signing else "bearer"
+        words = (record.id, record.name, " ".join(record.scopes), only, how, shown["created"], until)
         table.add_row(*(Text(str(word)) for word in words), style="" if shown["live"] else "dim")
     print_result(table)
     return ExitCode.OK

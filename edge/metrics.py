@@ -22,11 +22,11 @@ from prometheus_client.core import (
 from prometheus_client.openmetrics import exposition as openmetrics
 
 from edge.actor_metrics import actor_metrics
-from edge.audit_metrics import audit_metrics
 from edge.catalog import catalog_metrics
 from edge.hash_metrics import hash_metrics
 from edge.health_metrics import health_metrics
 from edge.http import Request, Response, json_response
+from edge.identity_metrics import audit_metrics, introspection_metric
 from edge.limits_metrics import limit_metrics, turn_metrics
 from edge.log_metrics import ask_consumers, consumer_metrics, log_metrics
 from edge.merging import describe_families, merge_families
@@ -227,6 +227,8 @@ class NodeCollector:
         known.add_metric(["recognised"], node.identity.counts.recognised)
         known.add_metric(["refused"], node.identity.counts.refused)
         yield known
+        if (questions := node.identity.questions()) is not None:
+            yield introspection_metric(questions)
         yield from limit_metrics(node.limits)
         yield from turn_metrics(node.turns)
         if node.spans is not None:

@@ -99,6 +99,16 @@ class Principal:
         if scope in _SEES_ALL_PATHS and self.paths:
             raise _not_allowed(self, "path", "/", self.paths)
 
+    def check_sees_all(self) -> None:
+        """Let them pass where everybody's doings are shown, if nothing is closed to them.
+
+        Raises:
+            Refused: they have an allow list of any kind.
+        """
+        for what, allowed in (("subject", self.subjects), ("durable", self.durables), ("path", self.paths)):
+            if allowed:
+                raise _not_allowed(self, what, "all of them", allowed)
+
     def check_subject(self, subject: str) -> None:
         """Let them pass if they may touch this subject, or every subject that this filter takes.
 

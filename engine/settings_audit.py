@@ -23,5 +23,9 @@ class AuditSettings(BaseSettings):
         365.0, alias="HEADGATE_AUDIT_DAYS", ge=0.01, le=36_500, description="how long a record is kept, days"
     )
     audit_mib: int = Field(
-        256, alias="HEADGATE_AUDIT_MIB", ge=1, le=1_048_576, description="beyond this the oldest records go, MiB"
+        64,
+        alias="HEADGATE_AUDIT_MIB",
+        ge=1,
+        le=1_048_576,
+        description="beyond this the oldest records go, MiB; the log takes about as much memory",
     )

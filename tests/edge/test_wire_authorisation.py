@@ -36,6 +36,7 @@ OBJECTS = {
     "/api/ingest": ["subject=snapfs.theirs", ""],
     "/stream": ["subject=snapfs.theirs&durable=ours-1", "subject=snapfs.ours&durable=theirs"],
     "/stream/dead": ["", "durable=theirs"],
+    "/audit": [""],
     "/query/sql": [""],
     "/api/query/sql": [""],
     "/api/stream": ["subject=snapfs.theirs&durable=ours-1", "subject=snapfs.ours&durable=theirs"],

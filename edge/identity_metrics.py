@@ -1,4 +1,4 @@
-"""The audit log's part of `GET /metrics`."""
+"""Who asks and what they changed: parts of `GET /metrics`."""
 
 from collections.abc import Iterator
 
@@ -18,3 +18,15 @@ def audit_metrics(log: AuditLog) -> Iterator[Metric]:
     yield records
     yield CounterMetricFamily("headgate_audit_shed", "Changes refused for want of a record.", value=counts.shed)
     yield CounterMetricFamily("headgate_audit_open", "Records whose end could not be stored.", value=counts.open)
+
+
+def introspection_metric(questions: dict[str, int]) -> Metric:
+    """Give the metric of questions about opaque tokens."""
+    family = CounterMetricFamily(
+        "headgate_introspection_requests",
+        "Questions about opaque tokens: asked, those of them that failed, and requests shed without one.",
+        labels=["outcome"],
+    )
+    for outcome, count in questions.items():
+        family.add_metric([outcome], count)
+    return family
