@@ -42,6 +42,8 @@ LINGER_S: Final = 0.25
 """At shutdown a quiet connection stays so long: a request that is on its way to it is answered, not reset."""
 REAP_EVERY_S: Final = 0.5
 ACCEPT_PAUSE_S: Final = 0.1
+TURNED_AWAY_MOST: Final = 128
+"""Connections that are told at once that there is no room; a flood's others are closed without a word."""
 USER_TIMEOUT_MS: Final = 10_000
 """`TCP_USER_TIMEOUT`: the kernel gives up on unacknowledged bytes after this, whatever shields a send."""
 _SO_ATTACH_FILTER: Final = 26
@@ -95,6 +97,7 @@ class Listener:
         self._most_per_ip = most_per_ip
         self._connections: set[Connection] = set()
         self._per_ip: Counter[str] = Counter()
+        self._turned_away = 0
         self._draining = False
         self._emptied = trio.Event()
 
@@ -171,8 +174,7 @@ class Listener:
             stream.socket.close()
             return
         if not self._has_room(peer):
-            self._table.metrics.connections["shed"] += 1
-            await self._turn_away(stream)
+            await self._turn_away(stream, peer)
             return
         plain = TcpStream(stream)
         await self._run(plain if self._certificates is None else TlsStream(plain, self._certificates.context), peer)
@@ -186,8 +188,7 @@ class Listener:
             data: what was read of it already, a head at least.
         """
         if self._draining or len(self._connections) >= self._most:
-            self._table.metrics.connections["shed"] += 1
-            await self._turn_away(stream)
+            await self._turn_away(stream, peer)
             return
         await self._run(TcpStream(stream), peer, data)
 
@@ -221,12 +222,29 @@ class Listener:
             return False
         return self._per_ip[peer] < self._most_per_ip or ip_address(peer.partition("%")[0]).is_loopback
 
-    async def _turn_away(self, stream: trio.SocketStream) -> None:
-        if self._certificates is not None:
-            stream.socket.close()  # a handshake only to say no is what an attacker would like
+    async def _turn_away(self, stream: trio.SocketStream, peer: str) -> None:
+        self._table.metrics.connections["shed"] += 1
+        if self._certificates is not None or self._turned_away >= TURNED_AWAY_MOST:
+            stream.socket.close()  # a handshake only to say no is what an attacker would like; so is a task for each
             return
-        code = "server.draining" if self._draining else "server.too-many-connections"
-        fault = Unavailable(code, f"{len(self._connections)} connections are open; the limit is {self._most}")
+        self._turned_away += 1
+        try:
+            await self._say_no(stream, peer)
+        finally:
+            self._turned_away -= 1
+            stream.socket.close()
+
+    def _no_room(self, peer: str) -> Unavailable:
+        if self._draining:
+            return Unavailable("server.draining", "the gateway is shutting down")
+        if len(self._connections) < self._most:
+            detail = f"{self._per_ip[peer]} connections of {peer} are open; the limit is {self._most_per_ip} an address"
+        else:
+            detail = f"{len(self._connections)} connections are open; the limit is {self._most}"
+        return Unavailable("server.too-many-connections", detail)
+
+    async def _say_no(self, stream: trio.SocketStream, peer: str) -> None:
+        fault = self._no_room(peer)
         request_id = request_id_of({})
         answer = encode_response(problem_response(fault, request_id), request_id, stays=False, head_only=False)
         try:
@@ -236,8 +254,6 @@ class Listener:
                 await stream.receive_some(1024)
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # it is being turned away; that it left by itself is as good
-        finally:
-            stream.socket.close()
 
     async def _reap(self) -> None:
         while True:

@@ -20,6 +20,7 @@ import trio
 
 from edge.logs import configure_logs
 from edge.serve_engines import open_engines
+from engine.descriptors import raise_descriptor_limit
 from engine.errors import Fault
 from engine.placement import Placement
 from engine.settings import Settings
@@ -41,6 +42,8 @@ def run(settings: Settings, placement: Placement | None = None) -> int:
 def run_and_explain(settings: Settings, main: Callable[[], Awaitable[None]]) -> int:
     """Run this process's Trio; what ends it is said in one line."""
     configure_logs(settings.log_level)
+    if missing := raise_descriptor_limit(settings.connections):
+        log.warning("too few descriptors for HEADGATE_CONNECTIONS: raise the hard limit (ulimit -Hn)", missing=missing)
     code = EXIT_OK
     try:
         trio.run(main)

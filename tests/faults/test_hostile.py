@@ -7,6 +7,7 @@ Rules of the file:
 
 import itertools
 import random
+import resource
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from edge.listener import TURNED_AWAY_MOST
 from tests.support.baseline import Baseline, take_baseline, wait_back_at
 from tests.support.gateway import Gateway, open_gateway, running_gateway
 from tests.support.hostile_corpus import http_packets
@@ -22,6 +24,7 @@ from tests.support.hostile_exchange import CONNECTIONS_COUNT, cuts_of, prove_ali
 from tests.support.hostile_frames import STREAM, UPGRADE_LINES, frame_packets, upgraded_packets
 from tests.support.hostile_packet import EXPRESS, HANDED_OVER, HANDED_OVER_EXPRESS, LANES, Lane, Packet, post, request
 from tests.support.http import ConnectionLost, ask, open_connection
+from tests.support.processes import count_fds
 from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -224,6 +227,41 @@ async def test_connections_past_the_limit_are_turned_away_at_once(tmp_path: Path
         await wait_until(has_room, "there is room again")
         for stream in streams:
             stream.socket.close()
+
+
+async def test_a_flood_past_the_limit_costs_no_descriptors(tmp_path: Path) -> None:
+    """A thousand connections past it are closed as they come: few of them are in the gateway's hands at any time.
+
+    The gateway starts with fewer descriptors than it has connections, and takes as many as it needs.
+    """
+    limit_count, flood_count = 400, 1000
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    gateway = Gateway(tmp_path / "data", env={"HEADGATE_CONNECTIONS": str(limit_count)})
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, before[1]))
+    try:
+        gateway.spawn()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    try:
+        await gateway.wait_ready()
+        streams = [await trio.open_tcp_stream(gateway.host, gateway.port) for _ in range(limit_count)]
+        most = 0
+        for _ in range(flood_count):
+            streams.append(await trio.open_tcp_stream(gateway.host, gateway.port))
+            most = max(most, count_fds(gateway.pid))
+        print(f"at most {most} descriptors for {limit_count} connections and {flood_count} that found no room")
+        assert most < limit_count + TURNED_AWAY_MOST + 100
+        for stream in streams:
+            stream.socket.close()
+
+        async def has_room() -> bool:
+            return (await ask(gateway.url, "GET", "/healthz")).status == 200
+
+        await wait_until(has_room, "there is room again", timeout_s=30)
+        assert not faults_logged(gateway)
+    finally:
+        with trio.CancelScope(shield=True):  # `aclose` has its own deadlines
+            await gateway.aclose()
 
 
 async def test_an_unguarded_hypercorn_dies_of_one_packet() -> None:
