@@ -122,7 +122,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> TestPair:
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory, pair: TestPair) -> Iterator[Gateway]:
     """A gateway with everything that has a metric."""
-    env = {"HEADGATE_CATALOG": "on", "HEADGATE_LIMITS": "on", **pair.env}
+    env = {"HEADGATE_CATALOG": "on", "HEADGATE_LIMITS": "on", "HEADGATE_WORKERS": "2", **pair.env}
     with running_gateway(tmp_path_factory.mktemp("gateway") / "data", env=env) as running:
         yield running
 
