@@ -28,6 +28,7 @@ from edge.normaliser import Head
 from edge.problems import problem_response
 from edge.responses import encode_response, encode_streamed_head, request_id_of
 from edge.routes import respond
+from edge.shed import encode_shed, overload_of
 from engine.errors import Fault, Refused, Unavailable
 from engine.limits import lines_of
 
@@ -129,6 +130,12 @@ class Stream:
 
         if session.passing is not None and (home := session.passing.find_home(head)) is not None:
             await self._answer_elsewhere(session.passing, home, head)
+            return
+        overload = overload_of(session.table, head)
+        if overload is not None:
+            shed = encode_shed(session.table, overload, head, self._request_id, stays=True)
+            before, end, body = shed.partition(b"\r\n\r\n")
+            await self._send_whole(before + end, body)
             return
         request = Request(
             head.method,
@@ -236,12 +243,14 @@ class Stream:
 
     async def _send(self, response: Response, lines: bytes = b"") -> None:
         """Send an answer, and end the stream."""
-        has_body = bool(response.body) and not self._head_only
         head = encode_response(response, self._request_id, stays=True, head_only=True, lines=lines)
+        await self._send_whole(head, b"" if self._head_only else response.body)
+
+    async def _send_whole(self, head: bytes, body: bytes) -> None:
         await self._session.wait_room()
-        self._send_head(head, ends=not has_body)
-        if has_body:
-            await self._send_body(response.body, ends=True)
+        self._send_head(head, ends=not body)
+        if body:
+            await self._send_body(body, ends=True)
 
     def _send_head(self, head: bytes, *, ends: bool) -> None:
         first, *lines = head.split(b"\r\n")[:-2]

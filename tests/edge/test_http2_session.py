@@ -15,7 +15,8 @@ from edge.http2_session import LARGE_BODIES, MOST_TASKS
 from edge.normaliser import Head
 from edge.routes import Lane, Route, RouteTable
 from edge.tcp_stream import TcpStream
-from engine.errors import Refused
+from engine.errors import Refused, Unavailable
+from engine.identity import Scope
 from engine.metrics import Metrics
 from tests.support.http2 import Http2Client, frame
 
@@ -38,11 +39,18 @@ async def _no_lane(*_: object) -> None:
 
 
 @asynccontextmanager
-async def open_scene(handler: Handler, *, peer: str = "127.0.0.1", most: int = 1000) -> AsyncIterator[Scene]:
+async def open_scene(
+    handler: Handler,
+    *,
+    peer: str = "127.0.0.1",
+    most: int = 1000,
+    scope: Scope | None = None,
+    admit: Callable[[], None] | None = None,
+) -> AsyncIterator[Scene]:
     """Serve one route to one client, on either lane's word."""
     ours, theirs = trio.socket.socketpair()
     routes = [
-        Route("POST", "/x", handler, Lane.EXPRESS, "a test", scope=None),
+        Route("POST", "/x", handler, Lane.EXPRESS, "a test", admit, scope=scope, is_early=admit is not None),
         Route("GET", "/y", handler, Lane.QUART, "a test", scope=None),
     ]
     shared = Http2(RouteTable(routes, Metrics()), trio.Event(), most)
@@ -189,6 +197,19 @@ async def test_one_address_has_half_of_the_places() -> None:
                 while True:
                     await scene.client.pump()
             assert sum(scene.client.answers[number].reset == 7 for number in numbers) == refused
+
+
+async def test_too_much_is_told_before_anything_else() -> None:
+    """Above capacity a stream is turned away by its head, as a request of HTTP/1.1 is, and its body stays away."""
+
+    def have_no_room() -> None:
+        raise Unavailable("server.draining", "no room", 1.0)
+
+    async with open_scene(wait_forever, scope="ingest:write", admit=have_no_room) as scene:
+        number = await scene.client.begin("POST", "/x", {"content-length": "500000"}, ends=False)
+        answer = await scene.client.answer(number)
+        assert (answer.status, answer.json()["code"]) == (503, "server.draining")
+        assert answer.header("retry-after") == "1"
 
 
 async def test_a_bug_is_one_500_and_the_connection_goes_on() -> None:
