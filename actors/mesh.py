@@ -7,12 +7,18 @@ handed over in that moment is served a second later and not lost.
 Rules of the file:
 - Who sends never waits for a process that hangs: what is told waits in a bounded outbox, what is asked has a deadline.
 - Another process may be away at any time: an answer of all of them lacks those.
+- A process that comes after one that fell gets what was said to that one: answers to questions that it never asked too.
+  So each process numbers its questions from somewhere else.
+- What one message does wrong ends with that message: nobody else's words are lost for it.
 
 Back-pressure: tells are dropped above the bound, and counted; whoever tells something that must not be missed says so
 again by its own means (`told_less`).
 """
 
 import array
+import errno
+import os
+import secrets
 import socket
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
@@ -24,12 +30,14 @@ import trio
 
 from actors.tree import Actor, Mailbox
 from engine.errors import Fault, Unavailable, fault_of
-from engine.mesh_wire import PACKET_BYTES, Assembler, Kind, Message, encode
+from engine.mesh_wire import HEAD_BYTES_MOST, MOST_BYTES, PACKET_BYTES, Assembler, Kind, Message, encode
 
 log = structlog.get_logger("mesh")
 OUTBOX: Final = 4096
+OUTBOX_BYTES: Final = 2 * MOST_BYTES
 ANSWER_WITHIN_S: Final = 2.0
 _DESCRIPTORS_MOST: Final = 4
+_NO_ROOM_FOR_DESCRIPTORS: Final = {errno.ETOOMANYREFS, errno.EMFILE, errno.ENFILE}
 _INT: Final = array.array("i").itemsize
 
 Answer = Callable[[bytes], Awaitable[bytes]]
@@ -44,6 +52,8 @@ class Mesh:
         index: its own.
         receive: what it is told on.
         send: what the others are told on, by index.
+
+    Closes: with `close`, both.
     """
 
     def __init__(self, index: int, receive: socket.socket, send: Mapping[int, socket.socket]) -> None:
@@ -57,9 +67,11 @@ class Mesh:
         self._hears: dict[str, Hear] = {}
         self._take_connection: Take | None = None
         self._waiting: dict[int, tuple[trio.Event, list[Message]]] = {}
-        self._numbers = count(1)
+        self._numbers = count(secrets.randbits(32))
         self._receiving = trio.CancelScope()
         self._may_receive = trio.Event()
+        self._has_stopped = False
+        self._has_run = False
 
     @property
     def count(self) -> int:
@@ -84,6 +96,12 @@ class Mesh:
 
     async def run(self, _: Actor, ready: Callable[[], None]) -> None:
         """Send and receive, for ever."""
+        self._receiving = trio.CancelScope()
+        if self._has_stopped:
+            self._receiving.cancel()
+        if self._has_run:
+            self.told_less.update(self.others)  # what waited for them fell with this actor
+        self._has_run = True
         async with trio.open_nursery() as nursery:
             for outbox in self._outboxes.values():
                 nursery.start_soon(outbox.run)
@@ -98,11 +116,18 @@ class Mesh:
 
     def stop_receiving(self) -> None:
         """Leave what comes from now on to whoever comes after this process; answers to its questions come no more."""
+        self._has_stopped = True
         self._receiving.cancel()
+
+    def close(self) -> None:
+        """Close this process's ends; what the others say waits for whoever has the other ends."""
+        self._receive.close()
+        for outbox in self._outboxes.values():
+            outbox.close()
 
     def tell(self, other: int, topic: str, body: bytes = b"") -> bool:
         """Tell one process something; False when its outbox is full."""
-        return self._post(other, Kind.TELL, next(self._numbers), topic, body)
+        return self._post(other, Kind.TELL, self._number(), topic, body)
 
     def tell_all(self, topic: str, body: bytes = b"", *, least: int = 0) -> None:
         """Tell every other process, from index `least` on; `told_less` remembers who could not be told."""
@@ -117,7 +142,7 @@ class Mesh:
             Unavailable: it does not answer in time.
             Fault: what it answered.
         """
-        number = next(self._numbers) & 0xFFFFFFFF
+        number = self._number()
         arrived, found = trio.Event(), list[Message]()
         self._waiting[number] = (arrived, found)
         try:
@@ -155,15 +180,19 @@ class Mesh:
             connection: belongs to the mesh from now on, which closes this process's end.
             about: what it has to know.
         """
-        return self._post(other, Kind.CONNECTION, next(self._numbers), "", about, connection)
+        return self._post(other, Kind.CONNECTION, self._number(), "", about, connection)
 
     # ------------------------------------------------------------------ inside
+
+    def _number(self) -> int:
+        return next(self._numbers) & 0xFFFFFFFF
 
     def _post(
         self, other: int, kind: Kind, number: int, topic: str, body: bytes, connection: socket.socket | None = None
     ) -> bool:
         outbox = self._outboxes.get(other)
-        if outbox is not None and outbox.post(list(encode(kind, self.index, number, topic, body)), connection):
+        packets = list(encode(kind, self.index, number, topic, body)) if len(body) <= MOST_BYTES else []
+        if outbox is not None and packets and outbox.post(packets, connection):
             return True
         self.dropped += 1
         if connection is not None:
@@ -171,27 +200,37 @@ class Mesh:
         return False
 
     async def _hear(self, nursery: trio.Nursery) -> None:
-        assembler = Assembler()
+        assembler = Assembler(_close_all)
         room = socket.CMSG_SPACE(_DESCRIPTORS_MOST * _INT)
         while True:
-            packet, more, _, _ = await self._receive.recvmsg(PACKET_BYTES + 1024, room, socket.MSG_CMSG_CLOEXEC)
+            packet, more, _, _ = await self._receive.recvmsg(
+                PACKET_BYTES + HEAD_BYTES_MOST, room, socket.MSG_CMSG_CLOEXEC
+            )
             if not packet:
                 return  # the parent is gone, and so are we
             message = assembler.feed(packet, _descriptors_of(more))
             if message is None:
                 continue
-            if message.kind is Kind.CONNECTION:
-                self._take(message)
-            elif message.kind is Kind.TELL and message.topic in self._hears:
-                self._hears[message.topic](message.sender, message.body)
-            elif message.kind is Kind.ASK:
+            if message.kind is Kind.ASK:
                 nursery.start_soon(self._answer, message)
-            elif message.number in self._waiting:
-                arrived, found = self._waiting[message.number]
-                found.append(message)
-                arrived.set()
+                continue
+            try:
+                self._take(message)
+            except Exception as fault:  # our bug; the next message may be a client's connection
+                log.error("a message was not understood", topic=message.topic, sender=message.sender, exc_info=fault)
 
     def _take(self, message: Message) -> None:
+        if message.kind is Kind.CONNECTION:
+            self._take_connections(message)
+        elif message.kind is Kind.TELL:
+            if message.topic in self._hears:
+                self._hears[message.topic](message.sender, message.body)
+        elif message.number in self._waiting:
+            arrived, found = self._waiting[message.number]
+            found.append(message)
+            arrived.set()
+
+    def _take_connections(self, message: Message) -> None:
         for descriptor in message.descriptors:
             connection = socket.socket(fileno=descriptor)
             if self._take_connection is not None:
@@ -220,6 +259,7 @@ class _Outbox:
     def __init__(self, end: trio.socket.SocketType) -> None:
         self._end = end
         self._waiting: deque[tuple[bytes, socket.socket | None]] = deque()
+        self._bytes = 0
         self._news = trio.Event()
 
     def __len__(self) -> int:
@@ -227,16 +267,22 @@ class _Outbox:
 
     def post(self, packets: list[bytes], connection: socket.socket | None) -> bool:
         """Put a message's packets behind the others; False when there is no room."""
-        if len(self._waiting) + len(packets) > OUTBOX:
+        size = sum(map(len, packets))
+        if len(self._waiting) + len(packets) > OUTBOX or self._bytes + size > OUTBOX_BYTES:
             return False
         self._waiting += ((packet, connection if at == 0 else None) for at, packet in enumerate(packets))
+        self._bytes += size
         self._news.set()
         return True
+
+    def close(self) -> None:
+        """Close its socket."""
+        self._end.close()
 
     async def run(self) -> None:
         """Send what waits, for ever.
 
-        Cancellation: connections that wait are closed.
+        Cancellation: what waits is gone, and connections among it are closed.
         """
         try:
             while True:
@@ -244,16 +290,34 @@ class _Outbox:
                     self._news = trio.Event()
                     await self._news.wait()
                 packet, connection = self._waiting[0]
-                descriptors = [] if connection is None else [connection.fileno()]
-                more = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
-                await self._end.sendmsg([packet], more)
+                await self._send(packet, connection)
                 self._waiting.popleft()
+                self._bytes -= len(packet)
                 if connection is not None:
                     connection.close()
         finally:
             for _, left in self._waiting:
                 if left is not None:
                     left.close()
+            self._waiting.clear()
+            self._bytes = 0
+
+    async def _send(self, packet: bytes, connection: socket.socket | None) -> None:
+        if connection is None:
+            await self._end.send(packet)
+            return
+        descriptors = array.array("i", [connection.fileno()])
+        try:
+            await self._end.sendmsg([packet], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)])
+        except OSError as problem:  # the kernel lets only so many descriptors be on their way
+            if problem.errno not in _NO_ROOM_FOR_DESCRIPTORS:
+                raise
+            log.warning("a connection could not be handed over", error=str(problem))
+
+
+def _close_all(descriptors: tuple[int, ...]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
 
 
 def _descriptors_of(more: list[tuple[int, int, bytes]]) -> tuple[int, ...]:

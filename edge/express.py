@@ -177,7 +177,11 @@ class Connection:
             return None
         self._head_bytes = head_bytes
         self.phase, self.deadline = Phase.BUSY, inf
-        if self._pass_on is not None and await self._pass_on(self, head):
+        try:
+            if self._pass_on is not None and await self._pass_on(self, head):
+                return None
+        except Unavailable as fault:
+            await self.refuse(fault)
             return None
         self._unread = head.length is None or head.length > 0
         return head

@@ -24,6 +24,7 @@ from edge.listener import Listener
 from edge.normaliser import Head
 from edge.tcp_stream import TcpStream
 from edge.tls_stream import ClientStream
+from engine.errors import Unavailable
 from engine.placement import home_of
 
 RELAY_BYTES: Final = 64 * 1024
@@ -69,6 +70,9 @@ class Passing:
 
         Returns:
             Whether the connection is another's now, and this process is done with it.
+
+        Raises:
+            Unavailable: it belongs to a worker that can take none now.
         """
         home = self.find_home(head)
         if home is None:
@@ -77,13 +81,14 @@ class Passing:
         stream = connection.stream
         if isinstance(stream, TcpStream):
             whole = socket.fromfd(stream.socket.fileno(), stream.socket.family, socket.SOCK_STREAM)
-            is_passed = self._mesh.hand_over(home, whole, about)
-            self.passed += is_passed
-            return is_passed
+            if not self._mesh.hand_over(home, whole, about):
+                raise _away(home)
+            self.passed += 1
+            return True
         ours, theirs = socket.socketpair()
         if not self._mesh.hand_over(home, theirs, about):
             ours.close()
-            return False
+            raise _away(home)
         self.relayed += 1
         connection.phase, connection.deadline = Phase.UPGRADED, inf  # the other worker looks after its deadlines
         await _relay(stream, trio.SocketStream(trio.socket.from_stdlib_socket(ours)))
@@ -111,19 +116,32 @@ def _parameters_of(query: str) -> dict[str, str]:
         return {}
 
 
+def _away(home: int) -> Unavailable:
+    """Word that a worker has no room; nobody else may serve what belongs to it."""
+    return Unavailable("server.worker-away", f"worker {home}, which this belongs to, can take no connection now")
+
+
 async def _relay(client: ClientStream, other: trio.SocketStream) -> None:
     """Carry bytes both ways until the other worker has ended, or the client is gone."""
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(partial(_carry, client, other))
+
+        async def carry_in() -> None:
+            if not await _carry(client, other):
+                nursery.cancel_scope.cancel()  # so that the other worker hears of it
+
+        nursery.start_soon(carry_in)
         await _carry(other, client)
         nursery.cancel_scope.cancel()
     with suppress(OSError):
         await other.aclose()
 
 
-async def _carry(source: trio.abc.HalfCloseableStream, target: trio.abc.HalfCloseableStream) -> None:
-    """Carry bytes one way to their end; a connection that breaks has ended."""
-    with suppress(OSError, trio.BrokenResourceError, trio.ClosedResourceError):
+async def _carry(source: trio.abc.HalfCloseableStream, target: trio.abc.HalfCloseableStream) -> bool:
+    """Carry bytes one way to their end; False when a connection broke before."""
+    try:
         while data := await source.receive_some(RELAY_BYTES):
             await target.send_all(data)
         await target.send_eof()
+    except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
+        return False
+    return True

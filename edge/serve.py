@@ -202,6 +202,9 @@ async def serve(
             if mesh is not None:
                 take_part(node, mesh, cache)
             async with trio.open_nursery() as drivers:
+                if placement is None:  # for workers the parent does it
+                    give_back = partial(give_back_orphans, is_fresh=embedded is not None)
+                    await drivers.start(give_back, settings.leases_folder, jetstream)
                 drivers.start_soon(partial(supervise, root, "log", keeper.run_connection))
                 async with trio.open_nursery() as actors:
                     actors.start_soon(partial(supervise, root, "stream-keeper", keeper.run))
@@ -221,7 +224,6 @@ async def serve(
                         follow = catalog.run if placement is None or placement.index == FIRST else catalog.watch
                         run = partial(supervise, root, "catalog", follow, is_needed=False)
                         actors.start_soon(partial(run, mailbox=catalog.mailbox))
-                    actors.start_soon(give_back_orphans, settings.leases_folder, jetstream)
                     await _listen(node, guard, certificates, keeper, placement, quart, task_status)
                     with trio.move_on_after(FLUSH_WITHIN_S):
                         await publisher.wait_idle()

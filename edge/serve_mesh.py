@@ -48,10 +48,13 @@ async def open_mesh(placement: Placement | None, root: Actor) -> AsyncIterator[M
     receive = socket.socket(fileno=placement.receive)
     send = {other: socket.socket(fileno=descriptor) for other, descriptor in placement.send.items()}
     mesh = Mesh(placement.index, receive, send)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(partial(supervise, root, "mesh", mesh.run, mailbox=mesh.mailbox))
-        yield mesh
-        nursery.cancel_scope.cancel()
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(partial(supervise, root, "mesh", mesh.run, mailbox=mesh.mailbox))
+            yield mesh
+            nursery.cancel_scope.cancel()
+    finally:
+        mesh.close()
 
 
 @asynccontextmanager

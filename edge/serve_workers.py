@@ -23,7 +23,7 @@ import trio
 
 from actors.children import run_embedded_log
 from actors.mesh import Mesh
-from actors.orphans import give_back_orphans
+from actors.orphans import UP_WITHIN_S, give_back_orphans
 from actors.tree import Actor, State, supervise
 from actors.worker import Worker, restart_in_turn
 from edge.actor_metrics import actor_metrics
@@ -77,6 +77,7 @@ async def serve_workers(settings: Settings, *, task_status: trio.TaskStatus[str]
         for listener in listening:
             sockets.callback(listener.socket.close)
         mesh, placements = _make_mesh(settings, [listener.socket.fileno() for listener in listening], sockets)
+        sockets.callback(mesh.close)
         with root.child("children") as nest, root.child("workers") as places:
             async with (
                 trio.open_nursery() as signals,
@@ -101,6 +102,9 @@ async def serve_workers(settings: Settings, *, task_status: trio.TaskStatus[str]
                 ]
                 _take_part(mesh, root, workers)
                 signals.start_soon(_watch_signals, draining, workers)
+                await give_back(
+                    UP_WITHIN_S, is_fresh=embedded is not None
+                )  # before anybody takes anything from the log
                 async with trio.open_nursery() as running:
                     for one in workers:
                         running.start_soon(partial(supervise, places, f"worker-{one.index}", one.run))

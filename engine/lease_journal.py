@@ -19,8 +19,10 @@ Rules of the file:
 import fcntl
 import mmap
 import os
+import re
 import struct
 import time
+from math import inf
 from pathlib import Path
 from typing import Final
 
@@ -36,6 +38,7 @@ _REPLY_AT: Final = _LENGTH.size + _UNTIL.size
 MOST_REPLY_BYTES: Final = SLOT_BYTES - _REPLY_AT
 _MARK: Final = b"headgate leases 1\n"
 _HEAD_BYTES: Final = SLOT_BYTES
+_REPLY: Final = re.compile(rb"\$JS\.ACK\.[!-~]+")
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -136,33 +139,42 @@ class LeaseJournal:
 class Orphan:
     """The journal of a process that is gone.
 
-    Closes: with `close`, which removes the file.
+    Closes: with `close`, which removes the file, or `leave`, which does not.
     """
 
     def __init__(self, path: Path, file: int) -> None:
         self._path = path
         self._file = file
 
-    def certain(self, server: str) -> list[str]:
+    def certain(self, server: str | None) -> list[str]:
         """Give where to send the verdicts of what nobody else can have yet.
 
         Args:
-            server: the id of the log's server as it is now.
+            server: the id of the log's server as it is now; None when it is this gateway's own, was just started with
+                it, and nobody has taken anything from it yet: then nobody else can have any of it.
         """
         content = os.pread(self._file, _HEAD_BYTES + SLOTS * SLOT_BYTES, 0)
-        head = _MARK + _boot_id() + b"\n" + server.encode()[:100] + b"\n"
-        if content[:_HEAD_BYTES].rstrip(b"\0") != head:
+        head = _MARK + _boot_id() + b"\n"
+        if server is not None:
+            head += server.encode()[:100] + b"\n"
+        if not content.startswith(head if server is None else head.ljust(_HEAD_BYTES, b"\0")):
             return []
-        now, found = time.monotonic(), list[str]()
+        now, found = -inf if server is None else time.monotonic(), list[str]()
         for at in range(_HEAD_BYTES, len(content) - SLOT_BYTES + 1, SLOT_BYTES):
             (length,) = _LENGTH.unpack_from(content, at)
             if 0 < length <= MOST_REPLY_BYTES and _UNTIL.unpack_from(content, at + _LENGTH.size)[0] > now:
-                found.append(content[at + _REPLY_AT : at + _REPLY_AT + length].decode("ascii", "replace"))
-        return [reply for reply in found if reply.startswith("$JS.ACK.")]
+                reply = content[at + _REPLY_AT : at + _REPLY_AT + length]
+                if _REPLY.fullmatch(reply):
+                    found.append(reply.decode())
+        return found
 
     def close(self) -> None:
         """Remove it."""
         self._path.unlink(missing_ok=True)
+        os.close(self._file)
+
+    def leave(self) -> None:
+        """Leave it to whoever looks next."""
         os.close(self._file)
 
 
