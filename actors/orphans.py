@@ -36,8 +36,8 @@ async def give_back_orphans(
     Args:
         folder: where the journals are.
         jetstream: its connection runs already, or soon.
-        within_s: how long to wait for the connection; None for `UP_WITHIN_S`, or without end for a server that is fresh,
-            because that has our leases still whenever it is up.
+        within_s: how long to wait for the connection; None for `UP_WITHIN_S`, or without end for a server that is
+            fresh, because that has our leases still whenever it is up.
         is_fresh: the log's server is this gateway's own and was started with it, and nobody takes anything from it
             before this connection is up. A server that was started again goes on with the leases that it had granted,
             and then nobody else can have what the journals hold, whatever the clock says.
