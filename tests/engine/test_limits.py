@@ -1,11 +1,12 @@
 """T19: the limits against an exact model, through clock jumps, and with a million addresses."""
 
 import random
+import tracemalloc
 from fractions import Fraction
 
 import pytest
 
-from engine.limits import MICROS, Buckets, Policy, address_of, headers_of, lines_of
+from engine.limits import MICROS, MOST_BUCKETS, Buckets, Policy, address_of, headers_of, lines_of
 
 
 class LeakyBucket:
@@ -85,6 +86,20 @@ def test_a_million_addresses_cost_no_more_than_the_bound() -> None:
             refused += not buckets.take([policy], "a:busy", number)[0].is_allowed
             assert len(buckets) <= 1000
     assert refused > 9000
+
+
+def test_a_table_that_is_full_takes_little_memory() -> None:
+    """T19: a tenth of the default, asked by more IPv6 networks than it holds, with two policies: 200 bytes each."""
+    policies, buckets = [Policy("ip", 1000, 60), Policy("requests", 600, 60)], Buckets(MOST_BUCKETS // 10)
+    tracemalloc.start()
+    try:
+        for number in range(MOST_BUCKETS // 10):
+            buckets.take(policies, f"a:2001:db8:{number >> 16:x}:{number & 0xFFFF:x}::/64", number)
+        _, most_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(buckets) <= MOST_BUCKETS // 10
+    assert most_bytes < 4 << 20
 
 
 def test_what_a_client_is_told() -> None:
