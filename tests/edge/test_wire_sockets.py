@@ -6,16 +6,18 @@ Rules of the file:
 """
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import trio
 
 from tests.support.baseline import take_baseline, wait_back_at
-from tests.support.gateway import Gateway, running_gateway
+from tests.support.gateway import Gateway, open_gateway, running_gateway
 from tests.support.hostile_frames import CLOSE, PONG
 from tests.support.http import ConnectionLost, ask
 from tests.support.socket_cases import Case, all_cases
 from tests.support.socket_peer import ENDS_WITHIN_S, TARGETS, WIRES, open_peer
+from tests.support.tls import make_pair, open_relay
 
 AT_ONCE = 20
 
@@ -27,20 +29,14 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
         yield running
 
 
-async def try_case(gateway: Gateway, wire: str, case: Case, piece_bytes: int | None) -> list[str]:
+async def try_case(url: str, wire: str, case: Case, piece_bytes: int | None) -> list[str]:
     """Send a case's frames, and say what was not as it must be."""
     complaints: list[str] = []
-    async with open_peer(gateway.url, wire) as peer:
+    async with open_peer(url, wire) as peer:
         assert peer.answer.status == 101, peer.answer
-
-        async def send() -> None:
-            size = piece_bytes or len(case.data)
-            for start in range(0, len(case.data), size):
-                await peer.send(case.data[start : start + size])
-
         with trio.move_on_after(ENDS_WITHIN_S) as patience:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(send)
+                nursery.start_soon(peer.send, case.data, piece_bytes)
                 try:
                     for payload in case.pongs:
                         seen = await peer.next_frame(PONG, CLOSE)
@@ -65,7 +61,7 @@ async def try_cases(gateway: Gateway, wire: str, cases: list[Case], piece_bytes:
 
     async def try_some(rest: Iterator[Case]) -> None:
         for case in rest:
-            complaints.extend(await try_case(gateway, wire, case, piece_bytes))
+            complaints.extend(await try_case(gateway.url, wire, case, piece_bytes))
 
     async with trio.open_nursery() as nursery:
         rest = iter(cases)
@@ -98,6 +94,22 @@ async def test_frames_are_followed_to_the_letter(gateway: Gateway, wire: str) ->
 async def test_a_route_of_another_name_is_the_same(gateway: Gateway, wire: str) -> None:
     """T30: a tenth of the table on the routes that are one of the three under another name."""
     await try_cases(gateway, wire, all_cases()[::10], None)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("wire", WIRES)
+async def test_frames_over_tls_are_followed_to_the_letter(tmp_path: Path, wire: str) -> None:
+    """T30: the same inside TLS."""
+    pair = make_pair(tmp_path / "pair")
+    async with (
+        open_gateway(tmp_path / "data", env=pair.env) as gateway,
+        open_relay(gateway.url, pair.trusting()) as url,
+    ):
+        complaints: list[str] = []
+        for case in all_cases():
+            complaints += await try_case(url, wire, case, None)
+        assert not complaints, "\n".join(complaints)
+        assert count_faults(gateway) == 0, gateway.tail()
 
 
 @pytest.mark.long

@@ -65,18 +65,24 @@ class Peer:
                 raise ConnectionLost(self._received, "the gateway ended the connection")
             self._frames, self._received = frames_in(self._received + data)
 
-    async def send(self, data: bytes) -> None:
-        """Send bytes; that the gateway has ended meanwhile is seen by who reads."""
+    async def send(self, data: bytes, piece_bytes: int | None = None) -> None:
+        """Send bytes, in pieces of a size where one is given; nothing else is sent between them.
+
+        That the gateway has ended meanwhile is seen by who reads.
+        """
+        size = piece_bytes or max(1, len(data))
         async with self._sending:
             try:
-                await self.connection.send(data)
+                for start in range(0, len(data), size):
+                    await self.connection.send(data[start : start + size])
             except ConnectionLost:
                 return
 
     async def prove_alive(self, payload: bytes = b"still there?") -> None:
         """Have a ping answered."""
         await self.send(frame(PING, payload))
-        assert await self.next_frame(PONG, CLOSE) == (PONG, payload)
+        seen = await self.next_frame(PONG, CLOSE)
+        assert seen == (PONG, payload), f"{seen} instead of a pong"
 
     async def close_code(self) -> int | None:
         """The code of the gateway's close frame, None where the connection ends without one; then it must end."""
