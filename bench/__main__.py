@@ -63,6 +63,7 @@ def measure(
         "memory",
         "catalog",
         "guard",
+        "http2",
         "query",
         "workers",
         "overload",

@@ -5,7 +5,7 @@ from typing import Final
 
 from bench.figures import Report
 from bench.options import Options, Say
-from bench.scenarios import catalog, express, guard, hashes, ingest, memory, overload, query, stream, workers
+from bench.scenarios import catalog, express, guard, hashes, http2, ingest, memory, overload, query, stream, workers
 
 SCENARIOS: Final[dict[str, Callable[[Options, Say], Report]]] = {
     "ingest": ingest.run,
@@ -13,6 +13,7 @@ SCENARIOS: Final[dict[str, Callable[[Options, Say], Report]]] = {
     "stream": stream.run,
     "express": express.run,
     "guard": guard.run,
+    "http2": http2.run,
     "memory": memory.run,
     "catalog": catalog.run,
     "query": query.run,
@@ -26,6 +27,7 @@ STATEMENTS: Final[dict[str, str]] = {
     "stream": stream.__doc__ or "",
     "express": express.__doc__ or "",
     "guard": guard.__doc__ or "",
+    "http2": http2.__doc__ or "",
     "memory": memory.__doc__ or "",
     "catalog": catalog.__doc__ or "",
     "query": query.__doc__ or "",

@@ -16,8 +16,8 @@ from bench.plot import NoPlotError, check, draw
 from bench.scenarios import SCENARIOS, STATEMENTS
 
 ROOT = Path(__file__).resolve().parents[2]
-SMOKE_TIMEOUT_S = 180.0
-"""Four times what it takes on two idle cores."""
+SMOKE_TIMEOUT_S = 300.0
+"""Six times what it takes on two idle cores."""
 
 INGEST = {
     "events_per_s",
@@ -86,6 +86,8 @@ FIGURES = [
     ("guard", "an empty probe", "headgate, guarded", EXPRESS),
     ("guard", "an empty probe", "headgate, guarded by a token", EXPRESS),
     ("guard", "an empty probe", "headgate, open", EXPRESS),
+    ("http2", "a minimal answer", "headgate, HTTP/2", EXPRESS),
+    ("http2", "a minimal answer", "headgate, HTTP/1.1", EXPRESS),
     ("memory", "stalled agent that reads nothing, 100 small events a request", "headgate", STALLED | FURTHER),
     ("memory", "stalled agent that never acknowledges, 100 small events a request", "headgate", STALLED | FURTHER),
     ("memory", "hash cache, taught by small events", "headgate", CACHE),
