@@ -111,7 +111,7 @@ def run(options: Options, say: Say) -> Report:
 
 def _peak(found: Run) -> dict[str, float]:
     tally = found.tallies[0]
-    if not tally.requests or tally.refused:
+    if not tally.requests:
         raise LoadFailedError(f"at the peak {tally.refused} refused of {tally.requests}: {tally.complaint}")
     return {
         "requests_per_s": tally.requests / found.seconds,
