@@ -286,8 +286,10 @@ class Authenticator:
         stamp = self._file.stamp()
         ring = self._given | self._file.read()
         self._stamp = stamp
-        self._ring = ring if len(ring) else self._fallback
-        self._known.clear()
+        kept = ring if len(ring) else self._fallback
+        if kept != self._ring:  # the file holds more than keys
+            self._ring = kept
+            self._known.clear()
         if not len(ring) and len(self._fallback):
             log.warning("nobody made a key: the demo key opens everything", key_id=self._fallback.records[0].id)
 

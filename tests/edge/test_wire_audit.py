@@ -19,7 +19,7 @@ from edge.docs_offline import bare_table
 from edge.routes import Lane, Route
 from edge.shapes_audit import AuditRecord
 from engine.audit import Found, Record
-from tests.support.command import run_command
+from tests.support.command import open_command, run_command
 from tests.support.gateway import Gateway, open_gateway, running_gateway
 from tests.support.http import Answer, ask
 from tests.support.nats_client import open_embedded_log
@@ -163,8 +163,8 @@ async def test_pages_and_lines(guarded: Gateway) -> None:
     assert len(everything) >= 5
 
 
-async def test_the_command_shows_and_follows(guarded: Gateway, tmp_path: Path) -> None:
-    """A line each for a person, JSON for a program, Ctrl-C ends it with 130."""
+async def test_the_command_shows_what_was_changed(guarded: Gateway, tmp_path: Path) -> None:
+    """A line each for a person, JSON for a program; a wrong question is the gateway's refusal."""
     env = {"HEADGATE_GATEWAY": guarded.url, "HEADGATE_TOKEN": ADMIN}
     await send(guarded, "DELETE", "/scans/x-3")
     shown = await run_command(tmp_path, "audit", "--action", "scan.cancel", "--limit", "1", env=env)
@@ -174,6 +174,29 @@ async def test_the_command_shows_and_follows(guarded: Gateway, tmp_path: Path) -
     assert orjson.loads(as_json.out)["target"] == "x-3"
     wrong = await run_command(tmp_path, "audit", "--since", "yesterday", env=env)
     assert (wrong.code, "since: expected a time" in wrong.err) == (4, True)
+
+
+async def test_the_command_follows(guarded: Gateway, tmp_path: Path) -> None:
+    """What is changed from now on, as it ends and once each, until Ctrl-C, which is 130."""
+    env = {"HEADGATE_GATEWAY": guarded.url, "HEADGATE_TOKEN": ADMIN}
+    await send(guarded, "DELETE", "/scans/before")
+    async with open_command(tmp_path, "audit", "--follow", "--json", env=env) as command:
+        number = 0
+
+        async def is_shown() -> bool:
+            nonlocal number
+            await send(guarded, "DELETE", f"/scans/x-{number}")
+            number += 1
+            return "x-" in command.out
+
+        await wait_until(is_shown, "a change is shown", timeout_s=30, interval_s=0.5)
+        last = f"x-{number - 1}"
+        await wait_until(lambda: last in command.out, "the last one is shown", timeout_s=30)
+        command.signal(signal.SIGINT)
+        assert (await command.wait_ended()).code == 130
+        targets = [orjson.loads(line)["target"] for line in command.out.splitlines()]
+        assert targets == sorted(set(targets), key=lambda one: int(one[2:]))
+        assert "before" not in targets
 
 
 async def test_keys_made_on_the_command_line_are_recorded(guarded: Gateway, tmp_path: Path) -> None:
@@ -187,7 +210,7 @@ async def test_keys_made_on_the_command_line_are_recorded(guarded: Gateway, tmp_
         found = await records(guarded, "action=key.*")
         return found if len(found) == 3 else None
 
-    found = await wait_until(are_there, "three records")
+    found = await wait_until(are_there, "three records", timeout_s=30)
     assert found is not None
     assert [one["action"] for one in found] == ["key.revoke", "key.rotate", "key.create"]
     assert [one["target"] for one in found] == [made["id"], turned["id"], made["id"]]
@@ -198,7 +221,7 @@ async def test_keys_made_on_the_command_line_are_recorded(guarded: Gateway, tmp_
     async def is_forgotten() -> bool:
         return "changes" not in (guarded.data_dir / "identity" / "keys.json").read_text()
 
-    await wait_until(is_forgotten, "the file keeps no record that the log has")
+    await wait_until(is_forgotten, "the file keeps no record that the log has", timeout_s=30)
     for key in (made["key"], turned["key"]):
         assert key not in orjson.dumps(found).decode() + text + guarded.log_text()
 
@@ -213,7 +236,7 @@ async def test_without_a_log_nothing_is_changed_and_keys_wait(tmp_path: Path) ->
         async def is_recorded() -> bool:
             return len(await records(gateway, "action=key.create")) == 1
 
-        await wait_until(is_recorded, "what was changed before the start is recorded")
+        await wait_until(is_recorded, "what was changed before the start is recorded", timeout_s=30)
         assert (await send(gateway, "POST", "/auth/token", ADMIN, b"")).status == 200
         log = trio.Path(f"/proc/{gateway.nats_child()['pid']}")
         gateway_signal(gateway, signal.SIGSTOP)

@@ -75,7 +75,7 @@ async def test_while_the_issuer_is_away_who_is_known_stays_and_who_is_not_comes_
         async def is_back() -> bool:
             return (await ingest(gateway, "later")).status == 200
 
-        await wait_until(is_back, "the token is checked")
+        await wait_until(is_back, "the token is checked", timeout_s=30)
         assert SECRET not in gateway.log_text()
 
 
@@ -98,13 +98,13 @@ async def test_a_token_that_is_revoked_ends_with_what_is_remembered(tmp_path: Pa
             async def is_shut() -> bool:
                 return (await ingest(gateway, TOKEN)).status == 401
 
-            await wait_until(is_shut, "it opens nothing")
+            await wait_until(is_shut, "it opens nothing", timeout_s=30)
             closing = b"\x11\x95"  # 4501, in a close frame
 
             async def is_closed() -> bool:
                 return closing in await connection.stream.receive_some(4096)
 
-            await wait_until(is_closed, "the WebSocket is told")
+            await wait_until(is_closed, "the WebSocket is told", timeout_s=30)
 
 
 async def test_the_audit_log_names_a_token_and_does_not_hold_it(tmp_path: Path) -> None:

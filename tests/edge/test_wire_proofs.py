@@ -121,7 +121,8 @@ async def test_each_proof_opens_what_its_holder_may_and_nothing_else(tmp_path: P
         }
         assert found == {(how, name): status for how in PROOFS for name, (_, _, status) in ASKED.items()}
         lines = (await scene.ask("a key", "GET", "/metrics")).body.decode().splitlines()
-        assert 'headgate_introspection_requests_total{outcome="asked"} 1.0' in lines
+        [asked] = [line for line in lines if line.startswith('headgate_introspection_requests_total{outcome="asked"}')]
+        assert 1 <= float(asked.split()[1]) <= 3  # for each minute that the test takes, not for each request
         said = scene.gateway.log_text()
         for secret in (KEY, SECRET, "opaque-token", scene._signing["key"], scene._token, private_key("HS256").decode()):
             assert secret not in said

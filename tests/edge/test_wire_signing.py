@@ -53,7 +53,7 @@ async def make_key(gateway: Gateway, folder: Path, *options: str) -> Key:
     async def is_known() -> bool:
         return (await send(gateway, key, "GET", "/consumers/none")).status != 401
 
-    await wait_until(is_known, "the new key is known")
+    await wait_until(is_known, "the new key is known", timeout_s=30)
     return key
 
 
@@ -172,14 +172,14 @@ async def test_a_rotated_key_signs_too_and_a_revoked_one_ends(guarded: Gateway, 
     async def opens(one: Key) -> bool:
         return (await send(guarded, one, "GET", "/actors")).status == 200
 
-    await wait_until(lambda: opens(second), "the second key signs")
+    await wait_until(lambda: opens(second), "the second key signs", timeout_s=30)
     assert await opens(key)
     await run_command(tmp_path, "keys", "revoke", key.id, *where)
 
     async def is_shut() -> bool:
         return not await opens(key)
 
-    await wait_until(is_shut, "the revoked key opens nothing")
+    await wait_until(is_shut, "the revoked key opens nothing", timeout_s=30)
     async with open_client(guarded, key) as client:
         with pytest.raises(GatewayRefused):
             await client.publish([Event("note", {})])
