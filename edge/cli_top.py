@@ -42,12 +42,13 @@ async def top(
 
     async with Client(gateway, token, give_up_s=0, tls=trust.context()) as client:
         before = await take_look(client)
-        await trio.sleep(interval)
-        summary = summarise(before, now := await take_look(client))
         console = Console()
         if json or once or not sys.stdout.isatty():
+            await trio.sleep(interval)
+            summary = summarise(before, await take_look(client))
             print_result(summary if json else to_view(summary, 1000, gateway))
             return ExitCode.OK
+        summary, now = summarise(before, before), before  # what is, at once; rates need a second look
         with Live(to_view(summary, console.height, gateway), console=console, screen=True, auto_refresh=False) as live:
             while True:
                 await trio.sleep(interval)

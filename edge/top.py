@@ -6,7 +6,7 @@ Rules of the file:
 """
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import trio
 from prometheus_client.parser import text_string_to_metric_families
@@ -31,8 +31,15 @@ GAUGES: Final = {
 }
 REQUESTS: Final = "headgate_http_requests_total"
 BUCKETS: Final = "headgate_http_request_duration_seconds_bucket"
+ACKS: Final = "headgate_log_ack_seconds_bucket"
+CPU: Final = "process_cpu_seconds_total"
+MEMORY: Final = "process_resident_memory_bytes"
 ROUTES_SHOWN: Final = 8
 CONSUMERS_SHOWN: Final = 12
+OURS: Final = "catalog-"
+"""A durable that the gateway itself follows the log with."""
+FULL: Final = 0.8
+"""Of a mailbox: red, before it sheds."""
 
 Labels = tuple[tuple[str, str], ...]
 
@@ -101,6 +108,13 @@ def summarise(before: Look, now: Look) -> dict[str, Any]:
     summary: dict[str, Any] = {"status": now.status, "durability": now.durability, "over_s": round(span_s, 3)}
     summary["per_s"] = {name: _rate(before, now, (metric, ())) for name, metric in RATES.items()}
     summary["now"] = {name: now.figures.get((metric, ())) for name, metric in GAUGES.items()}
+    cpu = _rate(before, now, (CPU, ()))
+    summary["process"] = {
+        "cpu_percent": None if cpu is None else round(cpu * 100, 1),
+        "memory_mib": _mib(now.figures.get((MEMORY, ()))),
+        "log_p50_ms": quantile_ms(_grown(before, now, ACKS, {}), 0.5),
+        "log_p99_ms": quantile_ms(_grown(before, now, ACKS, {}), 0.99),
+    }
     routes = [_route_of(name, before, now) for name in sorted({_label(one, "route") for one in now.figures} - {""})]
     summary["routes"] = sorted((one for one in routes if one["per_s"]), key=lambda one: -float(one["per_s"]))
     summary["consumers"] = now.consumers
@@ -125,18 +139,28 @@ def _route_of(route: str, before: Look, now: Look) -> dict[str, Any]:
             rate = _rate(before, now, key) or 0.0
             asked += rate
             failed += rate if dict(key[1]).get("code", "").startswith("5") else 0.0
-    grown: list[tuple[float, float]] = []
-    for (name, labels), count in now.figures.items():
-        fields = dict(labels)
-        if name == BUCKETS and fields.get("route") == route:
-            grown.append((float(fields["le"]), count - before.figures.get((name, labels), 0.0)))
+    grown = _grown(before, now, BUCKETS, {"route": route})
     return {
         "route": route,
         "per_s": round(asked, 3),
         "failed_per_s": round(failed, 3),
-        "p50_ms": quantile_ms(sorted(grown), 0.5),
-        "p99_ms": quantile_ms(sorted(grown), 0.99),
+        "p50_ms": quantile_ms(grown, 0.5),
+        "p99_ms": quantile_ms(grown, 0.99),
     }
+
+
+def _grown(before: Look, now: Look, buckets: str, wanted: dict[str, str]) -> list[tuple[float, float]]:
+    """Give what a histogram counted between two looks, cumulated, by its bounds."""
+    found: list[tuple[float, float]] = []
+    for (name, labels), count in now.figures.items():
+        fields = dict(labels)
+        if name == buckets and wanted.items() <= fields.items():
+            found.append((float(fields["le"]), count - before.figures.get((name, labels), 0.0)))
+    return sorted(found)
+
+
+def _mib(size_bytes: float | None) -> float | None:
+    return None if size_bytes is None else round(size_bytes / 1024 / 1024, 1)
 
 
 def quantile_ms(cumulated: list[tuple[float, float]], share: float) -> float | None:
@@ -161,32 +185,56 @@ def to_view(summary: dict[str, Any], height: int, title: str) -> RenderableType:
         title: stands above.
     """
     per_s, now = summary["per_s"], summary["now"]
-    head = Text(f"{title}  {summary['status']}  durability={summary['durability']}", style="bold")
+    head = Text(f"{title}  ", style="bold")
+    head.append(summary["status"], style="bold green" if summary["status"] == "ready" else "bold red")
+    head.append(f"  durability={summary['durability']}")
+    process = summary["process"]
+    figures = Text(
+        f"cpu {_say(process['cpu_percent'])} %  memory {_say(process['memory_mib'])} MiB  "
+        f"log answers p50 ≤ {_say(process['log_p50_ms'])} ms, p99 ≤ {_say(process['log_p99_ms'])} ms"
+    )
     rates = Text("  ".join(f"{name.replace('_', ' ')} {_say(value)}/s" for name, value in per_s.items()))
     gauges = Text("  ".join(f"{name.replace('_', ' ')} {_say(value)}" for name, value in now.items()))
     routes = _table("route", "requests/s", "failed/s", "p50 ≤ ms", "p99 ≤ ms")
     for one in summary["routes"][:ROUTES_SHOWN]:
-        routes.add_row(*(_say(one[name]) for name in ("route", "per_s", "failed_per_s", "p50_ms", "p99_ms")))
+        style = "red" if one["failed_per_s"] else ""
+        routes.add_row(
+            *(_say(one[name]) for name in ("route", "per_s", "failed_per_s", "p50_ms", "p99_ms")), style=style
+        )
     consumers = _table("consumer", "pending", "in flight", "lag s", "attached")
     for one in sorted(summary["consumers"], key=lambda one: -(one.get("pending") or 0))[:CONSUMERS_SHOWN]:
         names = ("durable", "pending", "ack_pending", "lag_s", "attached")
-        consumers.add_row(*(_say(one.get(name)) for name in names))
+        is_ours = str(one.get("durable", "")).startswith(OURS)
+        style = "yellow" if one.get("pending") and not one.get("attached") and not is_ours else ""
+        consumers.add_row(*(_say(one.get(name)) for name in names), style=style)
     actors = _table("actor", "state", "age s", "mailbox", "restarts")
-    left = max(5, height - 12 - routes.row_count - consumers.row_count)
-    for row in _rows_of(summary["actors"], 0)[:left]:
-        actors.add_row(*row)
-    return Group(head, rates, gauges, Text(), routes, Text(), consumers, Text(), actors)
+    left = max(5, height - 13 - routes.row_count - consumers.row_count)
+    rows = _rows_of(summary["actors"], 0)
+    shown = (
+        rows if len(rows) <= left else [*rows[: left - 1], Row((f"… {len(rows) - left + 1} more", *[""] * 4), "dim")]
+    )
+    for row in shown:
+        actors.add_row(*row.cells, style=row.style)
+    return Group(head, figures, rates, gauges, Text(), routes, Text(), consumers, Text(), actors)
 
 
-def _rows_of(actor: dict[str, Any], depth: int) -> list[tuple[str, ...]]:
+class Row(NamedTuple):
+    """A line of the tree, and how it stands out."""
+
+    cells: tuple[str, ...]
+    style: str
+
+
+def _rows_of(actor: dict[str, Any], depth: int) -> list[Row]:
     if not actor:
         return []
     mailbox = actor.get("mailbox")
     held = f"{mailbox['depth']:,} of {mailbox['bound']:,}" if mailbox else ""
     name = "  " * depth + str(actor["name"])
-    rows: list[tuple[str, ...]] = [
-        (name, str(actor["state"]), _say(actor["age_s"]), held, _say(actor["restarts"] or None))
-    ]
+    is_full = mailbox is not None and mailbox["depth"] >= FULL * mailbox["bound"]
+    style = "red" if actor["state"] == "waiting to restart" or is_full else "yellow" if actor["restarts"] else ""
+    cells = (name, str(actor["state"]), _say(actor["age_s"]), held, _say(actor["restarts"] or None))
+    rows = [Row(cells, style)]
     for child in actor["children"]:
         rows += _rows_of(child, depth + 1)
     return rows

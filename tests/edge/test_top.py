@@ -4,12 +4,17 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
+from rich.console import Console
 
-from edge.top import Look, quantile_ms, read_figures, summarise
+from edge.top import Look, quantile_ms, read_figures, summarise, to_view
 from tests.support.command import run_command
 from tests.support.gateway import PROJECT_ROOT, Gateway
 from tests.support.http import post_json
@@ -73,6 +78,35 @@ def test_a_quantile_is_the_bound_it_stays_within(
 ) -> None:
     """Nothing counted, or beyond the last bound: nothing is said."""
     assert quantile_ms(cumulated, share) == expected
+
+
+def actor(name: str, children: Sequence[dict[str, Any]] = (), depth: int = 0, restarts: int = 0) -> dict[str, Any]:
+    """An actor as /actors shows it."""
+    mailbox = {"depth": depth, "bound": 10}
+    rest = {"state": "running", "age_s": 1.0, "mailbox": mailbox, "restarts": restarts}
+    return {"name": name, "children": list(children), **rest}
+
+
+def test_a_small_screen_shows_what_fits_and_how_much_does_not() -> None:
+    """Never more lines than there are; what is nearly full, or has fallen, stands out."""
+    tree = actor("headgate", [actor(f"a{number}") for number in range(50)])
+    tree["children"][0]["mailbox"]["depth"] = 8
+    tree["children"][1]["restarts"] = 2
+    consumers = [{"durable": f"d{number}", "pending": number, "ack_pending": 0} for number in range(2)]
+    seen = replace(look(3.0, NOW), actors=tree, consumers=consumers)
+    summary = summarise(look(1.0, BEFORE), seen)
+    for height in (24, 40, 200):
+        console = Console(width=100, height=height, record=True, file=StringIO(), force_terminal=True)
+        console.print(to_view(summary, height, "http://gateway"))
+        text = console.export_text(styles=True)
+        lines = text.splitlines()
+        assert len(lines) <= height
+        shown = sum("of 10" in line for line in lines)
+        assert ("… 0 more" in text, f"… {51 - shown} more" in text) == (False, shown < 51)
+        for name, colour in (("a0", "31"), ("a1", "33")):
+            [line] = [line for line in lines if f"  {name} " in line]
+            assert f"\x1b[{colour}m" in line
+        assert next(line for line in lines if "d1 " in line).startswith("\x1b[33m")
 
 
 async def test_one_look_for_programs(gateway: Gateway, tmp_path: Path) -> None:
