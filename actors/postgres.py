@@ -18,6 +18,7 @@ from engine.errors import Fault
 from engine.postgres import Postgres
 from engine.postgres_address import Address, LocateDatabase
 from engine.postgres_migrations import QUERY_ROLE, Migrated, Migration, migrate, read_migrations
+from engine.postgres_server import OWNER_CONNECTIONS, query_connections
 
 log = structlog.get_logger("postgres")
 RETRY_S: Final = 0.02
@@ -25,8 +26,6 @@ RETRY_MOST_S: Final = 1.0
 LOOK_EVERY_S: Final = 2.0
 """How stale the health of PostgreSQL may be where nobody asks it anything."""
 ANSWER_WITHIN_S: Final = 2.0
-OWNER_CONNECTIONS: Final = 10
-QUERY_CONNECTIONS: Final = 4
 
 
 class Databases:
@@ -36,15 +35,18 @@ class Databases:
         bridge: where asyncpg lives.
         locate: where the database is, as its owner.
         is_embedded: it is the gateway's own.
+        workers: how many processes of this gateway use it.
     """
 
-    def __init__(self, bridge: Bridge, locate: LocateDatabase, *, is_embedded: bool) -> None:
+    def __init__(self, bridge: Bridge, locate: LocateDatabase, *, is_embedded: bool, workers: int = 1) -> None:
         self._locate = locate
         self._error: str | None = None
         self._query_password = ""
         self.is_embedded = is_embedded
         self.owner = Postgres(bridge, locate, OWNER_CONNECTIONS)
-        self.query = Postgres(bridge, self._locate_query, QUERY_CONNECTIONS, is_guest=True, is_confined=is_embedded)
+        self.query = Postgres(
+            bridge, self._locate_query, query_connections(workers), is_guest=True, is_confined=is_embedded
+        )
         self.migrated = trio.Event()
         self.version = 0
         self.identity = ""

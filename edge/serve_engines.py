@@ -92,7 +92,7 @@ async def open_embedded_postgres(
         finally:
             other.close()
     else:
-        embedded = EmbeddedPostgres(settings.data.resolve() / "postgres")
+        embedded = EmbeddedPostgres(settings.data.resolve() / "postgres", settings.workers)
         try:
             async with trio.open_nursery() as nursery:
                 run = partial(run_embedded_postgres, embedded)

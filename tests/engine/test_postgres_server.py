@@ -14,10 +14,26 @@ from actors.tree import Actor
 from engine import postgres_server
 from engine.children import RunAs
 from engine.errors import Unavailable
-from engine.postgres_server import EmbeddedPostgres, find_binaries
+from engine.postgres_server import (
+    OWNER_CONNECTIONS,
+    QUERY_CONNECTIONS,
+    EmbeddedPostgres,
+    find_binaries,
+    max_connections,
+    query_connections,
+)
 from tests.support.postgres import open_real_postgres
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root hands the folder to another account")
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 4, 5, 64])
+def test_the_server_lets_in_what_its_workers_may_open(workers: int) -> None:
+    """And somebody with psql; the queries of all workers together are the gateway's few, as long as each has one."""
+    each = query_connections(workers)
+    assert each >= 1
+    assert workers * each <= max(QUERY_CONNECTIONS, workers)
+    assert max_connections(workers) >= workers * (OWNER_CONNECTIONS + each) + 10
 
 
 def test_the_folder_and_the_secret_are_private(tmp_path: Path) -> None:

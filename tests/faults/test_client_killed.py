@@ -17,7 +17,7 @@ from tests.support.traffic import Traffic
 from tests.support.waiting import let_pass, wait_until
 
 ACK_WAIT_S = 3
-"""What a killed gateway held comes again after this."""
+"""What was on its way to a killed gateway, and not read yet, comes again after this."""
 
 
 class Follower:

@@ -18,7 +18,7 @@ from tests.support.waiting import let_pass, wait_until
 DURABLES = ("mysql", "elastic")
 RECOVERY_LIMIT_S = 3.0
 LONG_KILLS = 30
-# What the killed gateway held for an agent comes again when the log's own deadline for it ends.
+# What was on its way to the killed gateway, and not read yet, comes again when the log's own deadline for it ends.
 SHORT_LEASES = {"HEADGATE_ACK_WAIT_S": "5"}
 CATCH_UP_S = 60.0
 
