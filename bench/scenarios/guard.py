@@ -4,9 +4,11 @@ Question: how many requests a second do clients that keep their connections get 
 (an API key, or a token of /auth/token; scopes; a rate limit that is never reached), and without it?
 Arrivals: closed loop, 32 keep-alive connections, as many as it takes, the bench's own generator.
 Compared with: the same probe of no files (`POST /cache/batch`, `[]`) at a gateway with AUTH=off and no limits; metrics
-and request ids are on at both. The sides take turns. The target is within 25 %.
+and request ids are on at both. The sides take turns. The target is within 25 %, in requests a second and in the
+gateway's CPU time a request, which other work on the machine disturbs less.
 """
 
+import statistics
 from dataclasses import dataclass
 from typing import Final
 
@@ -69,11 +71,29 @@ def run(options: Options, say: Say) -> Report:
     for mine in rows[:2]:
         report.compare("requests_per_s", mine, rows[2])
         report.compare("cpu_us_per_request", mine, rows[2])
-    ratio = rows[0].median("requests_per_s") / rows[2].median("requests_per_s")
-    report.targets.append(
-        Target("requests/s with the guard / without it", guarded.durability, 0.75, ratio, at_least=True)
-    )
+    report.targets += [
+        Target(
+            "requests/s with the guard / without it, by turns",
+            guarded.durability,
+            0.75,
+            _ratio("requests_per_s", rows[0], rows[2]),
+            at_least=True,
+        ),
+        Target(
+            "CPU µs a request without the guard / with it, by turns",
+            guarded.durability,
+            0.75,
+            _ratio("cpu_us_per_request", rows[2], rows[0]),
+            at_least=True,
+        ),
+    ]
     return report
+
+
+def _ratio(figure: str, above: Row, below: Row) -> float:
+    """Give the median of the turns' ratios: what disturbs a turn disturbs both of its sides."""
+    pairs = zip(above.rounds[figure], below.rounds[figure], strict=True)
+    return statistics.median(one / other for one, other in pairs)
 
 
 def _with_bearer(content: bytes, secret: str) -> bytes:
