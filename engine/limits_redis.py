@@ -89,3 +89,7 @@ class SharedBuckets:
             return cast("list[int]", await client.evalsha(self._digest, len(keys), *keys, *arguments))
         except redis.exceptions.NoScriptError:
             return cast("list[int]", await client.eval(SCRIPT, len(keys), *keys, *arguments))
+        except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, OSError):
+            # The others that wait in the pool are as dead: each would be one more failure once Redis is back.
+            await client.connection_pool.disconnect(inuse_connections=False)
+            raise
