@@ -315,7 +315,12 @@ def _trace(table: RouteTable, request: Request, route: Route, brought: str | Non
 
     On the express lane a trace begins only where somebody hears of it; of probes nobody does, unless their caller does.
     """
-    trace = trace_of(brought, token_hex(NEW_DIGITS // 2))
+    new_hex = token_hex(NEW_DIGITS // 2)
+    if brought is None and route.lane is Lane.EXPRESS and table.spans is not None:
+        is_told = route.path not in PROBES and table.spans.sampling.begins(new_hex)
+        if not is_told:
+            return  # most requests where few are told: nothing more is made of them
+    trace = trace_of(brought, new_hex)
     if table.spans is not None:
         is_wanted = trace.is_brought or route.path not in PROBES
         request.is_told = is_wanted and table.spans.sampling.takes(trace)

@@ -77,7 +77,11 @@ class Sampling(NamedTuple):
         """Say whether a request's trace is told."""
         if trace.is_brought and self.follows_parent:
             return is_sampled(trace.text)
-        return int(trace.trace_id[16:], 16) < self.ratio * (1 << _RATIO_BITS)
+        return self.begins(trace.trace_id)
+
+    def begins(self, trace_id: str) -> bool:
+        """Say whether a trace that begins here with this id is told."""
+        return int(trace_id[16:32], 16) < self.ratio * (1 << _RATIO_BITS)
 
 
 SAMPLERS: Final[dict[str, tuple[float | None, bool]]] = {
