@@ -209,20 +209,18 @@ def to_view(summary: dict[str, Any], height: int, title: str) -> RenderableType:
         consumers.add_row(*(_say(one.get(name)) for name in names), style=style)
     actors = _table("actor", "state", "age s", "mailbox", "restarts")
     left = max(5, height - 13 - routes.row_count - consumers.row_count)
-    rows = _rows_of(summary["actors"], 0)
-    shown = (
-        rows if len(rows) <= left else [*rows[: left - 1], Row((f"… {len(rows) - left + 1} more", *[""] * 4), "dim")]
-    )
+    shown = _fitting(_rows_of(summary["actors"], 0), left)
     for row in shown:
         actors.add_row(*row.cells, style=row.style)
     return Group(head, figures, rates, gauges, Text(), routes, Text(), consumers, Text(), actors)
 
 
 class Row(NamedTuple):
-    """A line of the tree, and how it stands out."""
+    """A line of the tree, how it stands out, and whether it is quiet: nothing below it, nothing waits, nothing fell."""
 
     cells: tuple[str, ...]
     style: str
+    is_quiet: bool = False
 
 
 def _rows_of(actor: dict[str, Any], depth: int) -> list[Row]:
@@ -234,10 +232,22 @@ def _rows_of(actor: dict[str, Any], depth: int) -> list[Row]:
     is_full = mailbox is not None and mailbox["depth"] >= FULL * mailbox["bound"]
     style = "red" if actor["state"] == "waiting to restart" or is_full else "yellow" if actor["restarts"] else ""
     cells = (name, str(actor["state"]), _say(actor["age_s"]), held, _say(actor["restarts"] or None))
-    rows = [Row(cells, style)]
+    is_busy = actor["children"] or actor["restarts"] or actor["state"] != "running" or (mailbox and mailbox["depth"])
+    rows = [Row(cells, style, not is_busy)]
     for child in actor["children"]:
         rows += _rows_of(child, depth + 1)
     return rows
+
+
+def _fitting(rows: list[Row], most: int) -> list[Row]:
+    """Give as many lines as there is room for: of several workers each has its own, so quiet actors go first."""
+    surplus = len(rows) - most
+    if surplus <= 0:
+        return rows
+    quiet = [at for at, row in enumerate(rows) if row.is_quiet]
+    left_out = set(quiet[-(surplus + 1) :])
+    shown = [row for at, row in enumerate(rows) if at not in left_out][: most - 1]
+    return [*shown, Row((f"… {len(rows) - len(shown)} more", *[""] * 4), "dim")]
 
 
 def _table(first: str, *others: str) -> Table:

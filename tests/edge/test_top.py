@@ -55,6 +55,28 @@ def test_rates_are_differences_over_time() -> None:
     ]
 
 
+def screen_of(tree: dict[str, Any], height: int) -> list[str]:
+    """The lines of a screen that shows this tree."""
+    summary = summarise(look(1.0, BEFORE), look(3.0, NOW)) | {"actors": tree}
+    console = Console(width=120, height=height, record=True, file=StringIO())
+    console.print(to_view(summary, height, "headgate"))
+    return [line.rstrip() for line in console.export_text().splitlines()]
+
+
+@pytest.mark.parametrize(("height", "is_all"), [(100, True), (30, False)])
+def test_every_worker_is_on_the_screen(height: int, *, is_all: bool) -> None:
+    """Root, workers, and under each its actors; where there is no room for all, those that have nothing to say go."""
+    quiet = [actor(f"quiet-{number}") for number in range(15)]
+    places = [actor(f"worker-{index}", [*quiet, actor("ingest", depth=7)]) for index in (1, 2, 3)]
+    lines = screen_of(actor("headgate", [actor("children", [actor("nats")]), actor("workers", places)]), height)
+    for index in (1, 2, 3):
+        assert any(line.startswith(f"    worker-{index} ") for line in lines)
+    assert sum(line.startswith("      ingest ") and "7 of 10" in line for line in lines) == 3
+    assert sum("quiet-" in line for line in lines) in ({45} if is_all else range(1, 20))
+    assert any("more" in line for line in lines) == (not is_all)
+    assert len(lines) <= height
+
+
 def test_a_counter_that_went_back_has_no_rate() -> None:
     """The gateway was started anew between the looks."""
     summary = summarise(look(1.0, NOW), look(2.0, BEFORE))
