@@ -79,6 +79,32 @@ async def test_without_redis_each_gateway_counts_by_itself(tmp_path: Path) -> No
 
 
 @needs_redis
+async def test_connections_of_before_are_no_further_failures(tmp_path: Path) -> None:
+    """Once Redis is back, whoever else was connected to the old one does not make the gateway count alone again."""
+    async with open_redis_server(tmp_path) as server, open_limiters(server, 1) as [limiter]:
+
+        async def crowd() -> None:
+            async with trio.open_nursery() as nursery:
+                for number in range(20):
+                    nursery.start_soon(count_allowed, limiter, 3, f"p:{number}")
+
+        await crowd()
+        server.kill()
+        await count_allowed(limiter, 1, who="one")
+        assert limiter.statistics().is_alone
+        await server.start()
+
+        async def are_together() -> bool:
+            await count_allowed(limiter, 1, who="probe", names=("wide",))
+            return not limiter.statistics().is_alone
+
+        await wait_until(are_together, "Redis counts again", timeout_s=30)
+        failures = limiter.statistics().failures
+        await crowd()
+        assert (limiter.statistics().failures, limiter.error) == (failures, None)
+
+
+@needs_redis
 async def test_the_script_is_sent_again_when_redis_forgot_it(tmp_path: Path) -> None:
     """A Redis that was restarted, or whose scripts were flushed, is no failure."""
     async with open_redis_server(tmp_path) as server, open_limiters(server, 1) as [limiter]:
