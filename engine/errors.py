@@ -110,7 +110,7 @@ def _kinds() -> dict[str, Kind]:
         Kind("postgres.busy", unavailable, 503, 4013, "PostgreSQL has no room for this now"),
         Kind("postgres.cancelled", unavailable, 503, 4016, "PostgreSQL ended this before it was done"),
         Kind("server.too-many-connections", unavailable, 503, 4013, "Too many connections are open"),
-        Kind("server.worker-away", unavailable, 503, 1012, "A part of the gateway is being started again"),
+        Kind("server.worker-away", unavailable, 503, 4012, "A part of the gateway is being started again"),
         Kind("server.busy", unavailable, 503, 4013, "More comes than the gateway can take now"),
         Kind("server.draining", unavailable, 503, 1012, "The gateway is shutting down"),
         Kind("server.broken", broken, 500, 1011, "The gateway has a bug"),
