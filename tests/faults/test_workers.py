@@ -2,7 +2,7 @@
 
 import random
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ import trio_websocket
 from trio_websocket import open_websocket_url
 
 from tests.support.agent import AgentClosed, AgentFailed, Batch, open_agent
-from tests.support.gateway import Gateway, open_gateway
+from tests.support.gateway import Gateway, open_gateway, running_gateway
 from tests.support.http import Connection, ask, open_connection
 from tests.support.ledger import Ledger, event_ids_of
 from tests.support.nats_client import open_embedded_log
@@ -122,9 +122,17 @@ async def test_no_acked_event_is_lost_when_workers_are_killed(
     assert report.acked > 0
 
 
-async def test_what_belongs_together_is_in_one_worker(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """A gateway of two workers for the tests that leave it as it is."""
+    with running_gateway(tmp_path_factory.mktemp("shared") / "data", env=WORKERS) as running:
+        yield running
+
+
+async def test_what_belongs_together_is_in_one_worker(shared: Gateway) -> None:
     """Agents of a durable, pulled batches and their settling, remote scanners: every connection sees the same."""
-    async with open_gateway(tmp_path / "data", env=WORKERS) as gateway, open_connections(gateway) as connections:
+    gateway = shared
+    async with open_connections(gateway) as connections:
         await ask_json(connections[0], "POST", "/ingest", {"events": [event_of(f"/a/{n}") for n in range(9)]})
         await pulled_batches_are_settled_on_any_connection(connections)
         socket_url = gateway.url.replace("http", "ws", 1)
@@ -160,14 +168,15 @@ async def pulled_batches_are_settled_on_any_connection(connections: list[Connect
         assert (settled["confirmed"], settled["late"]) == ([[0, last]], [])
 
 
-async def test_the_figures_and_the_tree_are_those_of_all_workers(tmp_path: Path) -> None:
+async def test_the_figures_and_the_tree_are_those_of_all_workers(shared: Gateway) -> None:
     """Whichever worker is asked: counters are added up, and every worker's actors are there."""
-    async with open_gateway(tmp_path / "data", env=WORKERS) as gateway, open_connections(gateway) as connections:
+    async with open_connections(shared) as connections:
+        before = (await figures_of(connections[0]))["headgate_ingest_events_total"]
         for connection in connections:
             await ask_json(connection, "POST", "/ingest", {"events": [event_of("/a"), event_of("/b")]})
         for connection in connections:
             figures = await figures_of(connection)
-            assert figures["headgate_ingest_events_total"] == 2 * len(connections)
+            assert figures["headgate_ingest_events_total"] == before + 2 * len(connections)
             assert figures["headgate_workers"] == 2
             assert figures["headgate_ready"] == 1
             root = (await ask_json(connection, "GET", "/actors"))["actors"]
@@ -178,10 +187,10 @@ async def test_the_figures_and_the_tree_are_those_of_all_workers(tmp_path: Path)
             assert all({"ingest", "listener", "stream"} <= names for names in workers.values())
 
 
-async def test_a_deletion_at_one_worker_is_no_hit_at_another(tmp_path: Path) -> None:
+async def test_a_deletion_at_one_worker_is_no_hit_at_another(shared: Gateway) -> None:
     """Without Redis and catalog: every worker knows the file, one hears that it is deleted, none knows it then."""
     probe = {"path": "/f", "size": 3, "mtime": 1.5, "inode": 7, "dev": 1}
-    async with open_gateway(tmp_path / "data", env=WORKERS) as gateway, open_connections(gateway) as connections:
+    async with open_connections(shared) as connections:
         for connection in connections:
             await ask_json(connection, "POST", "/ingest", {"events": [event_of("/f")]})
         assert await hits_of(connections, probe) == len(connections)
