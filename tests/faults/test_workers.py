@@ -2,7 +2,7 @@
 
 import random
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -214,20 +214,21 @@ async def test_what_a_killed_worker_held_is_delivered_again_at_once(tmp_path: Pa
         events = {"events": [event_of(f"/a/{number}") for number in range(5)]}
         assert (await ask(gateway.url, "POST", "/ingest", JSON, orjson.dumps(events))).status == 200
         for durable in ("one", "two", "three"):
-            async with open_agent(gateway.url, durable) as agent:
-                first = await agent.receive()
-                for index in (1, 2):
-                    kill_process(await worker_now(gateway, index))
+            workers = [await worker_now(gateway, index) for index in (1, 2)]
+            first = await receive_when_it_is_back(gateway, durable, workers)
             assert (await receive_when_it_is_back(gateway, durable)).events == first.events
 
 
-async def receive_when_it_is_back(gateway: Gateway, durable: str) -> Batch:
-    """Attach, again and again while a worker starts, and give the first batch."""
+async def receive_when_it_is_back(gateway: Gateway, durable: str, killed: Sequence[ProcessName] = ()) -> Batch:
+    """Attach, again and again while a worker starts, and give the first batch; these are killed while it is held."""
     with trio.fail_after(60):
         while True:
             with suppress(OSError, AgentClosed, AgentFailed, trio.BrokenResourceError, trio_websocket.HandshakeError):
                 async with open_agent(gateway.url, durable) as agent:
-                    return await agent.receive()
+                    batch = await agent.receive()
+                    for one in killed:
+                        kill_process(one)
+                    return batch
             await let_pass(0.1)
 
 
