@@ -36,6 +36,7 @@ from actors.turns import Turns
 from edge.guard import Guard
 from edge.listener import Listener, open_listening, shared_listening
 from edge.node import Node
+from edge.passing import Passing
 from edge.serve_audit import make_audit, run_key_records
 from edge.serve_engines import Engines
 from edge.serve_identity import open_identity
@@ -65,6 +66,9 @@ if TYPE_CHECKING:
     from engine.hashes_redis import RedisTier
 
 log = structlog.get_logger("serve")
+
+LOG_FIRST_S: Final = 5.0
+"""Then it accepts without: its clients are to hear what is wrong."""
 
 READY_WITHIN_S: Final = 30.0
 FLUSH_WITHIN_S: Final = 2.0
@@ -274,10 +278,9 @@ async def _listen(
         sockets = shared_listening(placement.listening)
     with root.child("listener", listener.mailbox):
         async with trio.open_nursery() as connections:
-            begin_taking(passing, listener, connections)
             with trio.CancelScope() as accepting:
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(listener.run, sockets, connections)
+                    nursery.start_soon(_accept, listener, sockets, connections, passing, keeper)
                     nursery.start_soon(_announce, node, keeper, sockets[0], quart, task_status)
                     await node.draining.wait()
                     root.state = State.DRAINING
@@ -288,6 +291,21 @@ async def _listen(
             log.info("draining", connections=listener.mailbox().depth, within_s=settings.drain_s)
             await listener.drain(settings.drain_s)
             connections.cancel_scope.cancel()
+
+
+async def _accept(
+    listener: Listener,
+    sockets: list[trio.SocketListener],
+    connections: trio.Nursery,
+    passing: Passing | None,
+    keeper: LogKeeper,
+) -> None:
+    """Accept clients; a worker does so once it has its log, because until then the others serve them better."""
+    if passing is not None:
+        with trio.move_on_after(LOG_FIRST_S):
+            await keeper.is_prepared.wait()
+    begin_taking(passing, listener, connections)
+    await listener.run(sockets, connections)
 
 
 async def _announce(
