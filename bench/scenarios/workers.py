@@ -27,7 +27,8 @@ _GENERATORS: Final = 2
 _CONNECTIONS: Final = 32
 """Of each generator."""
 
-_NUMBERS: Final = 20_000_000
+_NUMBERS: Final = 1_000_000
+"""Of each run: they have eight digits, and the next run goes on behind them."""
 
 
 @dataclass(frozen=True, slots=True)
