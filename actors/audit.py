@@ -73,6 +73,9 @@ class AuditLog:
         max_bytes: the oldest go when all of them have more.
         clock: seconds since the epoch.
         chance: gives a record its id, 32 hexadecimal digits.
+        within_s: most time for one record.
+        chunk: positions that are asked for at once.
+        most_examined: positions that a page looks at.
     """
 
     def __init__(
@@ -84,7 +87,14 @@ class AuditLog:
         max_bytes: int,
         clock: Callable[[], float],
         chance: Callable[[], str],
+        *,
+        within_s: float = WITHIN_S,
+        chunk: int = CHUNK,
+        most_examined: int = MOST_EXAMINED,
     ) -> None:
+        self._within_s = within_s
+        self._chunk = chunk
+        self._most_examined = most_examined
         self.counts = AuditCounts()
         self._data = data
         self._control = control
@@ -190,9 +200,9 @@ class AuditLog:
         if query.until is not None:
             high = await self._position_of(query.until, first, high) - 1
         found: list[Found] = []
-        least = max(first, high - MOST_EXAMINED + 1)
+        least = max(first, high - self._most_examined + 1)
         while high >= least:
-            low = max(least, high - CHUNK + 1)
+            low = max(least, high - self._chunk + 1)
             messages = await self._read(range(low, high + 1))
             for sequence in sorted(messages, reverse=True):
                 if query.since is not None and stored_at(messages[sequence]) < query.since:
@@ -209,9 +219,9 @@ class AuditLog:
         if query.since is not None:
             low = await self._position_of(query.since, low, last)
         found: list[Found] = []
-        most = min(last, low + MOST_EXAMINED - 1)
+        most = min(last, low + self._most_examined - 1)
         while low <= most:
-            high = min(most, low + CHUNK - 1)
+            high = min(most, low + self._chunk - 1)
             messages = await self._read(range(low, high + 1))
             for sequence in sorted(messages):
                 if query.until is not None and stored_at(messages[sequence]) >= query.until:
@@ -230,7 +240,7 @@ class AuditLog:
         while low < high:
             middle = (low + high) // 2
             query: dict[str, object] = {"seq": middle, "next_by_subj": f"{self._name}.records.>"}
-            message = await self._data.read_message(self._name, query, WITHIN_S)
+            message = await self._data.read_message(self._name, query, self._within_s)
             if isinstance(message, Lost):
                 raise Unavailable("log.down", "the log does not answer")
             if message is None or stored_at(message) >= at:
@@ -240,7 +250,7 @@ class AuditLog:
         return min(low, beyond)  # the next one may lie beyond these
 
     async def _read(self, sequences: range) -> dict[int, StoredMessage]:
-        messages = await self._data.read_messages(self._name, sequences, WITHIN_S)
+        messages = await self._data.read_messages(self._name, sequences, self._within_s)
         if messages is None:
             raise Unavailable("log.down", "the log does not answer")
         return messages
@@ -251,7 +261,7 @@ class AuditLog:
         """Store a record; gives why not, empty when the log has it."""
         subject, payload, header = audit.write_record(self._name, record)
         reason = "the log does not answer"
-        with trio.move_on_after(WITHIN_S):
+        with trio.move_on_after(self._within_s):
             for _ in range(TRIES):
                 if not self._data.connection.is_up:
                     return "the log is not connected"
@@ -297,7 +307,7 @@ class AuditLog:
 
         number = self._data.publish_nowait(subject, payload, take, header)
         try:
-            with trio.move_on_after(WITHIN_S / 2):
+            with trio.move_on_after(self._within_s / 2):
                 await done.wait()
         finally:
             self._data.abandon(number)

@@ -22,9 +22,10 @@ import os
 import re
 import struct
 import time
+from collections.abc import Callable
 from math import inf
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 SLOT_BYTES: Final = 256
 SLOTS: Final = 16_384
@@ -42,24 +43,48 @@ _REPLY: Final = re.compile(rb"\$JS\.ACK\.[!-~]+")
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
+class Machine(NamedTuple):
+    """What leases are counted on.
+
+    Args:
+        clock: seconds, the same for all processes of this boot.
+        boot_id: names the boot.
+    """
+
+    clock: Callable[[], float]
+    boot_id: bytes
+
+
+def this_machine() -> Machine:
+    """Give the machine that this process runs on."""
+    try:
+        return Machine(time.monotonic, _BOOT_ID.read_bytes().strip())
+    except OSError:
+        return Machine(time.monotonic, b"?")
+
+
 class LeaseJournal:
     """One process's journal.
 
     Args:
         path: its file; made anew.
+        machine: what its leases are counted on, None for this one.
+        slots: how many deliveries it can hold.
 
     Closes: with `close`, which removes the file.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, machine: Machine | None = None, slots: int = SLOTS) -> None:
         self._path = path
+        self._machine = machine or this_machine()
+        size = _HEAD_BYTES + slots * SLOT_BYTES
         fresh = path.with_suffix(".new")  # under its own name only once it is locked: nobody takes it for an orphan
         self._file = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._file, fcntl.LOCK_EX)
-        os.ftruncate(self._file, _HEAD_BYTES + SLOTS * SLOT_BYTES)
+        os.ftruncate(self._file, size)
         fresh.rename(path)
-        self._map = mmap.mmap(self._file, _HEAD_BYTES + SLOTS * SLOT_BYTES)
-        self._free = list(range(SLOTS - 1, -1, -1))
+        self._map = mmap.mmap(self._file, size)
+        self._free = list(range(slots - 1, -1, -1))
         self._slots: dict[str, tuple[int, float]] = {}
         self._server = b""
         self._sweep_at = 0.0
@@ -70,7 +95,7 @@ class LeaseJournal:
 
     def begin(self, server: str) -> None:
         """Begin anew, because the log is another server now: what the one before had granted is in doubt."""
-        head = _MARK + _boot_id() + b"\n" + server.encode()[:100] + b"\n"
+        head = _MARK + self._machine.boot_id + b"\n" + server.encode()[:100] + b"\n"
         if head == self._server:
             return
         self._map[: len(_MARK)] = bytes(len(_MARK))  # not to be read while it is emptied
@@ -99,7 +124,7 @@ class LeaseJournal:
             known = (self._free.pop(), lease_s)
             self._slots[reply] = known
         at = _HEAD_BYTES + known[0] * SLOT_BYTES
-        self._map[at + _LENGTH.size : at + _REPLY_AT + len(text)] = _UNTIL.pack(time.monotonic() + lease_s) + text
+        self._map[at + _LENGTH.size : at + _REPLY_AT + len(text)] = _UNTIL.pack(self._machine.clock() + lease_s) + text
         _LENGTH.pack_into(self._map, at, len(text))
 
     def extend(self, reply: str) -> None:
@@ -107,7 +132,7 @@ class LeaseJournal:
         known = self._slots.get(reply)
         if known is not None:
             at = _HEAD_BYTES + known[0] * SLOT_BYTES + _LENGTH.size
-            _UNTIL.pack_into(self._map, at, time.monotonic() + known[1])
+            _UNTIL.pack_into(self._map, at, self._machine.clock() + known[1])
 
     def settle(self, reply: str) -> None:
         """Forget a delivery that got its verdict."""
@@ -123,7 +148,7 @@ class LeaseJournal:
 
     def _sweep(self) -> None:
         """Forget what is in doubt by now and never got a verdict; looked for once in a while."""
-        now = time.monotonic()
+        now = self._machine.clock()
         if now < self._sweep_at:
             return
         self._sweep_at = now + SWEEP_EVERY_S
@@ -142,9 +167,10 @@ class Orphan:
     Closes: with `close`, which removes the file, or `leave`, which does not.
     """
 
-    def __init__(self, path: Path, file: int) -> None:
+    def __init__(self, path: Path, file: int, machine: Machine) -> None:
         self._path = path
         self._file = file
+        self._machine = machine
 
     def certain(self, server: str | None) -> list[str]:
         """Give where to send the verdicts of what nobody else can have yet.
@@ -153,13 +179,13 @@ class Orphan:
             server: the id of the log's server as it is now; None when it is this gateway's own, was just started with
                 it, and nobody has taken anything from it yet: then nobody else can have any of it.
         """
-        content = os.pread(self._file, _HEAD_BYTES + SLOTS * SLOT_BYTES, 0)
-        head = _MARK + _boot_id() + b"\n"
+        content = os.pread(self._file, os.fstat(self._file).st_size, 0)
+        head = _MARK + self._machine.boot_id + b"\n"
         if server is not None:
             head += server.encode()[:100] + b"\n"
         if not content.startswith(head if server is None else head.ljust(_HEAD_BYTES, b"\0")):
             return []
-        now, found = -inf if server is None else time.monotonic(), list[str]()
+        now, found = -inf if server is None else self._machine.clock(), list[str]()
         for at in range(_HEAD_BYTES, len(content) - SLOT_BYTES + 1, SLOT_BYTES):
             (length,) = _LENGTH.unpack_from(content, at)
             if 0 < length <= MOST_REPLY_BYTES and _UNTIL.unpack_from(content, at + _LENGTH.size)[0] > now:
@@ -178,8 +204,14 @@ class Orphan:
         os.close(self._file)
 
 
-def find_orphans(folder: Path) -> list[Orphan]:
-    """Take over every journal of a folder that nobody owns; whoever else looks finds none of them."""
+def find_orphans(folder: Path, machine: Machine | None = None) -> list[Orphan]:
+    """Take over every journal of a folder that nobody owns; whoever else looks finds none of them.
+
+    Args:
+        folder: where journals are.
+        machine: what their leases are counted on, None for this one.
+    """
+    machine = machine or this_machine()
     found: list[Orphan] = []
     for path in sorted(folder.glob(f"*{SUFFIX}")):
         try:
@@ -191,12 +223,5 @@ def find_orphans(folder: Path) -> list[Orphan]:
         except OSError:
             os.close(file)  # its owner lives
             continue
-        found.append(Orphan(path, file))
+        found.append(Orphan(path, file, machine))
     return found
-
-
-def _boot_id() -> bytes:
-    try:
-        return _BOOT_ID.read_bytes().strip()
-    except OSError:
-        return b"?"

@@ -5,12 +5,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import count
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import trio
 
-import actors.audit
-from actors.audit import AuditLog
+from actors.audit import CHUNK, MOST_EXAMINED, WITHIN_S, AuditLog
 from engine.audit import AuditQuery, Found, Record, stored_at
 from engine.bridge import open_bridge
 from engine.endpoints import Endpoint
@@ -26,10 +26,21 @@ ALICE = Principal("alice", Kind.KEY, frozenset({"admin"}), key_id="k1")
 BOB = Principal("bob", Kind.JWT, frozenset({"admin"}))
 
 
+class Bounds(NamedTuple):
+    """Of an audit log: as the product has them, where a test says nothing else."""
+
+    within_s: float = WITHIN_S
+    chunk: int = CHUNK
+    most_examined: int = MOST_EXAMINED
+
+
 class Archive:
     """A log, an audit log on it, and a client that sees what is there."""
 
-    def __init__(self, server: NatsServer, control: LogControl, data: JetStream, client: NatsClient) -> None:
+    def __init__(
+        self, server: NatsServer, control: LogControl, data: JetStream, client: NatsClient, bounds: Bounds
+    ) -> None:
+        self._bounds = bounds
         self.server = server
         self.client = client
         self._control = control
@@ -39,8 +50,18 @@ class Archive:
 
     def another(self, max_age_s: float = 3600.0, max_bytes: int = 1 << 24) -> AuditLog:
         """An audit log of the same name, as another gateway or a later one has it."""
+        bounds = self._bounds
         return AuditLog(
-            self._data, self._control, "AUDIT", max_age_s, max_bytes, lambda: 1.0, lambda: f"{next(self._ids):032x}"
+            self._data,
+            self._control,
+            "AUDIT",
+            max_age_s,
+            max_bytes,
+            lambda: 1.0,
+            lambda: f"{next(self._ids):032x}",
+            within_s=bounds.within_s,
+            chunk=bounds.chunk,
+            most_examined=bounds.most_examined,
         )
 
     async def change(self, action: str = "consumer.reset", who: Principal = ALICE, status: int = 200) -> None:
@@ -60,7 +81,7 @@ class Archive:
 
 
 @asynccontextmanager
-async def open_archive(folder: Path) -> AsyncIterator[Archive]:
+async def open_archive(folder: Path, bounds: Bounds = Bounds()) -> AsyncIterator[Archive]:  # noqa: B008  # it is frozen
     """Open everything."""
     async with (
         open_nats_server(folder) as server,
@@ -74,7 +95,7 @@ async def open_archive(folder: Path) -> AsyncIterator[Archive]:
         with trio.fail_after(10):
             await data.connection.wait_up()
         try:
-            yield Archive(server, control, data, client)
+            yield Archive(server, control, data, client, bounds)
         finally:
             await control.aclose()
             nursery.cancel_scope.cancel()
@@ -107,10 +128,9 @@ async def test_a_change_is_one_record_whether_it_ended_or_not(tmp_path: Path) ->
         assert (len(actions), actions[0]) == (3, ("consumer.pause", "unknown"))
 
 
-async def test_what_cannot_be_recorded_is_not_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_cannot_be_recorded_is_not_begun(tmp_path: Path) -> None:
     """The log killed: refused at once. The log hangs: refused within the bound. What was begun stays what it was."""
-    monkeypatch.setattr(actors.audit, "WITHIN_S", 0.5)
-    async with open_archive(tmp_path) as archive:
+    async with open_archive(tmp_path, Bounds(within_s=0.5)) as archive:
         await archive.change()
         begun = await archive.audit.begin("consumer.delete", "d1", ALICE)
         await archive.server.freeze()
@@ -183,12 +203,10 @@ async def test_a_record_that_comes_twice_is_kept_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("seed", range(3), ids=str)
-async def test_a_page_is_what_a_list_would_give(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+async def test_a_page_is_what_a_list_would_give(tmp_path: Path, seed: int) -> None:
     """Any filter, in both directions, page by page, among records that ended and records that did not."""
     chance = random.Random(seed)
-    monkeypatch.setattr(actors.audit, "CHUNK", 4)
-    monkeypatch.setattr(actors.audit, "MOST_EXAMINED", chance.choice([5, 16]))
-    async with open_archive(tmp_path) as archive:
+    async with open_archive(tmp_path, Bounds(chunk=4, most_examined=chance.choice([5, 16]))) as archive:
         for _ in range(40):
             who, action = chance.choice([ALICE, BOB]), chance.choice(["consumer.reset", "consumer.pause", "scan.order"])
             record = await archive.audit.begin(action, "d", who)

@@ -2,7 +2,6 @@
 
 import fcntl
 import os
-import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -12,12 +11,13 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-import engine.lease_journal
-from engine.lease_journal import MOST_REPLY_BYTES, SLOT_BYTES, SLOTS, LeaseJournal, find_orphans
+from engine.lease_journal import MOST_REPLY_BYTES, SLOT_BYTES, SLOTS, LeaseJournal, Machine, find_orphans, this_machine
 
 SERVER = "NSERVER1"
 REPLY = "$JS.ACK.SNAPFS_FILES.mysql.1.%d.%d.1700000000000000000.0"
 LONG_S = 600.0
+FEW_SLOTS = 64
+"""A file of 16 KiB, looked through at each step."""
 
 
 @pytest.fixture
@@ -55,10 +55,12 @@ def killed(journal: LeaseJournal) -> Iterator[None]:
         fcntl.flock(journal._file, fcntl.LOCK_EX)
 
 
-def found_in(folder: Path, server: str | None = SERVER, *, stays: bool = False) -> list[str]:
+def found_in(
+    folder: Path, server: str | None = SERVER, *, stays: bool = False, machine: Machine | None = None
+) -> list[str]:
     """What whoever comes next may give back."""
     found: list[str] = []
-    for orphan in find_orphans(folder):
+    for orphan in find_orphans(folder, machine):
         found += orphan.certain(server)
         if stays:
             orphan.leave()
@@ -75,7 +77,8 @@ class JournalMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.journal = LeaseJournal(self.folder / f"{os.getpid()}.leases")
+        self.machine = Machine(self.clock.monotonic, b"boot")
+        self.journal = LeaseJournal(self.folder / f"{os.getpid()}.leases", self.machine, FEW_SLOTS)
         self.server = ""
         self.model: dict[str, tuple[float, float]] = {}
 
@@ -121,10 +124,14 @@ class JournalMachine(RuleBasedStateMachine):
         with killed(self.journal):
             certain = {reply for reply, (until, _) in self.model.items() if until > self.clock.now}
             if self.server:
-                assert sorted(found_in(self.folder, self.server, stays=True)) == sorted(certain)
-                assert sorted(found_in(self.folder, None, stays=True)) == sorted(self.model)
-            assert found_in(self.folder, "another", stays=True) == []
-        assert found_in(self.folder, self.server, stays=True) == [], "its owner lives"
+                assert sorted(self.find(self.server)) == sorted(certain)
+                assert sorted(self.find(None)) == sorted(self.model)
+            assert self.find("another") == []
+        assert self.find(self.server) == [], "its owner lives"
+
+    def find(self, server: str | None) -> list[str]:
+        """What whoever comes next may give back, on this machine."""
+        return found_in(self.folder, server, stays=True, machine=self.machine)
 
     def teardown(self) -> None:
         """Remove it."""
@@ -141,14 +148,9 @@ class Clock:
         return self.now
 
 
-def test_what_was_held_and_neither_settled_nor_in_doubt_is_given_back_and_nothing_else(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_was_held_and_neither_settled_nor_in_doubt_is_given_back_and_nothing_else(folder: Path) -> None:
     """Property: at every moment at which the owner could be killed, what is found is what a model says."""
-    clock = Clock()
-    monkeypatch.setattr(engine.lease_journal, "time", clock)
-    monkeypatch.setattr(engine.lease_journal, "SLOTS", 64)  # a file of 16 KiB, looked through at each step
-    machine = type("Machine", (JournalMachine,), {"folder": folder, "clock": clock})
+    machine = type("Machine", (JournalMachine,), {"folder": folder, "clock": Clock()})
     run_state_machine_as_test(machine, settings=settings(max_examples=25, stateful_step_count=30, deadline=None))
 
 
@@ -164,17 +166,13 @@ def test_a_journal_whose_owner_lives_is_not_found(folder: Path, journal: LeaseJo
     assert list(folder.iterdir()) == []
 
 
-def test_another_boot_has_no_leases_of_this_one(
-    folder: Path, journal: LeaseJournal, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_another_boot_has_no_leases_of_this_one(folder: Path, journal: LeaseJournal) -> None:
     """The clock that leases are counted on began anew."""
     journal.hold(reply_of(1), LONG_S)
     kill(journal)
-    other = tmp_path / "boot_id"
-    other.write_text("another\n")
-    monkeypatch.setattr(engine.lease_journal, "_BOOT_ID", other)
-    assert found_in(folder, stays=True) == []
-    assert found_in(folder, None) == []
+    other = this_machine()._replace(boot_id=b"another")
+    assert found_in(folder, stays=True, machine=other) == []
+    assert found_in(folder, None, machine=other) == []
 
 
 @pytest.mark.parametrize("server", ["", "NSERVER", "NSERVER11", "NSERVER1\n"])
@@ -219,18 +217,16 @@ def test_a_full_journal_takes_no_more_and_says_so(folder: Path, journal: LeaseJo
     assert set(found_in(folder)) == expected
 
 
-def test_what_is_in_doubt_makes_room(journal: LeaseJournal, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_in_doubt_makes_room(folder: Path) -> None:
     """Verdicts that never came do not fill it for ever; it is looked for once in a while, not each time."""
     clock = Clock()
-    clock.now = time.monotonic()
-    monkeypatch.setattr(engine.lease_journal, "time", clock)
-    for number in range(SLOTS):
-        journal.hold(reply_of(number), 5.0)
-    journal.hold(reply_of(SLOTS), 5.0)
-    assert journal.left_out == 1
-    clock.now += 6.0
-    journal.hold(reply_of(SLOTS), 5.0)
-    assert (len(journal), journal.left_out) == (1, 1)
+    with closing(LeaseJournal(folder / "2.leases", Machine(clock.monotonic, b"boot"), FEW_SLOTS)) as journal:
+        for number in range(FEW_SLOTS + 1):
+            journal.hold(reply_of(number), 5.0)
+        assert journal.left_out == 1
+        clock.now += 6.0
+        journal.hold(reply_of(FEW_SLOTS), 5.0)
+        assert (len(journal), journal.left_out) == (1, 1)
 
 
 @pytest.mark.parametrize(("size", "is_kept"), [(MOST_REPLY_BYTES, True), (MOST_REPLY_BYTES + 1, False)])
