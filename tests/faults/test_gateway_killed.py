@@ -10,9 +10,9 @@ import trio
 
 from tests.support.gateway import open_gateway
 from tests.support.http import ask
-from tests.support.ledger import Ledger, event_ids_of
+from tests.support.ledger import Ledger
 from tests.support.nats_client import open_embedded_log
-from tests.support.traffic import Traffic
+from tests.support.traffic import Traffic, wait_delivered
 from tests.support.waiting import let_pass, wait_until
 
 DURABLES = ("mysql", "elastic")
@@ -55,14 +55,8 @@ async def test_no_acked_event_is_lost_when_the_gateway_is_killed(
             traffic.is_stopping = True
         async with open_embedded_log(gateway) as log:
             stored = await log.read_stream("SNAPFS_FILES")
-        event_ids = event_ids_of(stored)
         began = time.monotonic()
-        await wait_until(
-            lambda: not any(ledger.missing_count(durable, event_ids) for durable in DURABLES),
-            "both durables have everything",
-            timeout_s=CATCH_UP_S,
-            interval_s=0.1,
-        )
+        await wait_delivered(ledger, stored, DURABLES, timeout_s=CATCH_UP_S)
         caught_up_s = time.monotonic() - began
         agents.cancel_scope.cancel()
         report = ledger.check(stored, DURABLES)

@@ -13,11 +13,11 @@ import trio
 from tests.support.gateway import Gateway, open_gateway
 from tests.support.http import Answer, ask, post_json
 from tests.support.ingest import some_events
-from tests.support.ledger import Ledger, event_ids_of
+from tests.support.ledger import Ledger
 from tests.support.nats_client import open_embedded_log, open_nats_client
 from tests.support.nats_server import NatsServer, open_nats_server
 from tests.support.processes import ProcessName, kill_process
-from tests.support.traffic import Traffic
+from tests.support.traffic import Traffic, wait_delivered
 from tests.support.waiting import let_pass, wait_until
 
 DURABLES = ("mysql", "elastic")
@@ -87,13 +87,7 @@ async def test_no_acked_event_is_lost_when_the_log_is_killed(
             traffic.is_stopping = True
         async with open_embedded_log(gateway) as log:
             stored = await log.read_stream("SNAPFS_FILES")
-        event_ids = event_ids_of(stored)
-        await wait_until(
-            lambda: not any(ledger.missing_count(durable, event_ids) for durable in DURABLES),
-            "both durables have everything",
-            timeout_s=CATCH_UP_S,
-            interval_s=0.1,
-        )
+        await wait_delivered(ledger, stored, DURABLES, timeout_s=CATCH_UP_S)
         agents.cancel_scope.cancel()
         assert gateway.is_running
         report = ledger.check(stored, DURABLES)

@@ -9,11 +9,11 @@ import pytest
 import trio
 
 from tests.support.gateway import Gateway, open_gateway
-from tests.support.ledger import Ledger, event_ids_of
+from tests.support.ledger import Ledger
 from tests.support.nats_client import open_nats_client
 from tests.support.nats_server import open_nats_server
-from tests.support.traffic import Traffic
-from tests.support.waiting import let_pass, wait_until
+from tests.support.traffic import Traffic, wait_delivered
+from tests.support.waiting import let_pass
 
 DURABLES = ("mysql", "elastic")
 AGENTS_COUNT = 20
@@ -72,13 +72,7 @@ async def test_a_rolling_restart_fails_no_request_that_was_accepted(
         took_s = time.monotonic() - began
         async with open_nats_client(server.url) as log:
             stored = await log.read_stream("SNAPFS_FILES")
-        event_ids = event_ids_of(stored)
-        await wait_until(
-            lambda: not any(ledger.missing_count(durable, event_ids) for durable in DURABLES),
-            "both durables have everything",
-            timeout_s=60,
-            interval_s=0.1,
-        )
+        await wait_delivered(ledger, stored, DURABLES, timeout_s=60)
         agents.cancel_scope.cancel()
         report = ledger.check(stored, DURABLES, is_shared=True)
     ledger.close()

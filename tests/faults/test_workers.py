@@ -17,11 +17,11 @@ from trio_websocket import open_websocket_url
 from tests.support.agent import AgentClosed, AgentFailed, Batch, open_agent
 from tests.support.gateway import Gateway, open_gateway, running_gateway
 from tests.support.http import Connection, ask, open_connection
-from tests.support.ledger import Ledger, event_ids_of
+from tests.support.ledger import Ledger
 from tests.support.nats_client import open_embedded_log
 from tests.support.processes import ProcessName, kill_process
 from tests.support.tls import make_pair, open_relay
-from tests.support.traffic import Traffic
+from tests.support.traffic import Traffic, wait_delivered
 from tests.support.waiting import let_pass, wait_until
 
 WORKERS = {"HEADGATE_WORKERS": "2"}
@@ -109,13 +109,8 @@ async def test_no_acked_event_is_lost_when_workers_are_killed(
             traffic.is_stopping = True
         async with open_embedded_log(gateway) as log:
             stored = await log.read_stream("SNAPFS_FILES")
-        event_ids = event_ids_of(stored)
-        await wait_until(
-            lambda: not any(ledger.missing_count(durable, event_ids) for durable in DURABLES),
-            "both durables have everything",
-            timeout_s=90 if kills_count < LONG_KILLS else 600,  # millions, for agents in Python
-            interval_s=0.1,
-        )
+        catch_up_s = 90 if kills_count < LONG_KILLS else 600  # millions, for agents in Python
+        await wait_delivered(ledger, stored, DURABLES, timeout_s=catch_up_s)
         agents.cancel_scope.cancel()
         report = ledger.check(stored, DURABLES)
     ledger.close()

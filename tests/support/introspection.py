@@ -12,6 +12,8 @@ from urllib.parse import parse_qs
 import orjson
 import trio
 
+from tests.support.peers import read_request
+
 CLIENT, SECRET = "head gate", "hunter2+secret/of the client"
 """With characters that RFC 6749 has encoded before they are joined."""
 _BASIC = "Basic " + b64encode(b"head%20gate:hunter2%2Bsecret%2Fof%20the%20client").decode()
@@ -47,18 +49,10 @@ class Issuer:
     async def _serve(self, stream: trio.SocketStream) -> None:
         data = b""
         while True:
-            while b"\r\n\r\n" not in data:
-                received = await stream.receive_some(65_536)
-                if not received:
-                    return
-                data += received
-            head, _, data = data.partition(b"\r\n\r\n")
-            request_line, *lines = head.decode().split("\r\n")
-            headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-            length = int(headers["content-length"])
-            while len(data) < length:
-                data += await stream.receive_some(65_536)
-            body, data = data[:length], data[length:]
+            asked = await read_request(stream, data)
+            if asked is None:
+                return
+            request_line, headers, body, data = asked
             assert request_line == "POST /introspect HTTP/1.1"
             [token] = parse_qs(body.decode(), strict_parsing=True)["token"]
             self.asked.append(token)

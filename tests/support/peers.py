@@ -19,6 +19,30 @@ from trio_websocket import WebSocketConnection, WebSocketRequest, serve_websocke
 __all__ = ["HANG_UP", "Answer", "HttpPeer", "Step", "StreamPeer", "StreamStep", "open_http_peer", "open_stream_peer"]
 
 
+async def read_request(stream: trio.SocketStream, data: bytes) -> tuple[str, dict[str, str], bytes, bytes] | None:
+    """Read one request as a well-behaved client of ours sends it; None when there are no more.
+
+    Args:
+        stream: the connection.
+        data: what was read of it already.
+
+    Returns:
+        The request line, the headers with names in lower case, the body, and what came behind it.
+    """
+    while b"\r\n\r\n" not in data:
+        received = await stream.receive_some(65_536)
+        if not received:
+            return None
+        data += received
+    head, _, data = data.partition(b"\r\n\r\n")
+    request_line, *lines = head.decode().split("\r\n")
+    headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    length = int(headers.get("content-length", "0"))
+    while len(data) < length:
+        data += await stream.receive_some(65_536)
+    return request_line, headers, data[:length], data[length:]
+
+
 @dataclass(frozen=True)
 class Answer:
     """One scripted HTTP answer: `body` is sent as JSON, bytes as they are; `pause_s` comes before it."""
@@ -74,18 +98,10 @@ class HttpPeer:
         self.connections += 1
         data = b""
         while True:
-            while b"\r\n\r\n" not in data:
-                received = await stream.receive_some(65_536)
-                if not received:
-                    return
-                data += received
-            head, _, data = data.partition(b"\r\n\r\n")
-            request_line, *lines = head.decode().split("\r\n")
-            headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-            length = int(headers.get("content-length", "0"))
-            while len(data) < length:
-                data += await stream.receive_some(65_536)
-            body, data = data[:length], data[length:]
+            asked = await read_request(stream, data)
+            if asked is None:
+                return
+            request_line, headers, body, data = asked
             method, target, _ = request_line.split(" ")
             step = self.script[min(len(self.seen), len(self.script) - 1)]
             self.seen.append(Seen(method, target, headers, body, trio.current_time()))

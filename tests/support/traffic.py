@@ -7,7 +7,7 @@ Rules of the file:
 
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 
 import trio
 import trio_websocket
@@ -15,15 +15,29 @@ import trio_websocket
 from tests.support.agent import AgentClosed, AgentFailed, open_agent
 from tests.support.agent_v1 import open_agent_v1
 from tests.support.http import Connection, open_connection
-from tests.support.ledger import Ledger, Request
-from tests.support.waiting import let_pass
+from tests.support.ledger import Ledger, Request, event_ids_of
+from tests.support.nats_client import LogMessage
+from tests.support.waiting import let_pass, wait_until
 
-__all__ = ["Traffic"]
+__all__ = ["Traffic", "wait_delivered"]
 
 # Between two tries: as a client that has been told to come back, but without its patience.
 RETRY_PAUSE_S = 0.02
 # A gateway whose log is down must answer within 2 s; a killed one closes the socket.
 ANSWER_TIMEOUT_S = 8.0
+
+
+async def wait_delivered(
+    ledger: Ledger, stored: list[LogMessage], durables: Iterable[str], *, timeout_s: float
+) -> None:
+    """Wait until every durable has been given every event that lies in the stream."""
+    event_ids = event_ids_of(stored)
+    await wait_until(
+        lambda: not any(ledger.missing_count(durable, event_ids) for durable in durables),
+        "the durables have everything",
+        timeout_s=timeout_s,
+        interval_s=0.1,
+    )
 
 
 class Traffic:
