@@ -27,19 +27,22 @@ from engine.gaps import (
     Mark,
     Run,
     StreamState,
-    advanced,
+    is_of,
     joined,
+    may_be_passed,
+    position_of,
     read_mark,
     read_state,
     remade,
     removed_in,
-    runs_between,
+    removed_of,
     runs_of,
-    without,
+    size_of,
     write_mark,
 )
 from engine.jetstream import JetStream
-from engine.log import Delivery, Outcome, Stored, StoredMessage, consumer_sequence
+from engine.left_out import LeftOut
+from engine.log import Delivery, Lost, Outcome, Stored, StoredMessage, consumer_sequence
 from engine.log_control import LogControl
 from engine.stream_v1 import Gap
 
@@ -47,8 +50,8 @@ log = structlog.get_logger("gaps")
 LOOK_EVERY_S: Final = 2.0
 READ_WITHIN_S: Final = 2.0
 MOST_CONSUMERS: Final = 1024
-MOST_RUNS: Final = 1000
-"""Ranges of one durable that wait to be looked at while the log does not answer."""
+MOST_READS: Final = 200
+"""Messages that are looked up at a time, of one durable, to tell what was passed over from other subjects'."""
 
 
 @dataclass(slots=True)
@@ -56,21 +59,31 @@ class Cursor:
     """What is known of one durable.
 
     Args:
-        mark: how far it saw.
+        name: its name.
+        subjects: what its consumer is for; none when for the whole stream.
+        mark: which consumer it is; how far it saw stands in `left_out`.
+        left_out: how far it saw, and what was left out before that.
         stored: the mark that is kept in the log.
-        unchecked: ranges that were left out and not looked at yet.
-        returned: sequences below the mark that an agent held when it left, and nobody was sent again yet.
+        returned: sequences that an agent held when it left, and nobody was sent again yet.
     """
 
+    name: str
+    subjects: tuple[str, ...]
     mark: Mark
+    left_out: LeftOut
     stored: Mark | None = None
-    unchecked: list[Run] = field(default_factory=list)
     returned: set[int] = field(default_factory=set)
 
     def as_kept(self) -> Mark:
         """Give the mark that is true without what only this gateway knows."""
-        lowest = min([*self.returned, *(low for low, _ in self.unchecked)], default=self.mark.seq + 1)
-        return self.mark._replace(seq=min(self.mark.seq, lowest - 1))
+        left_out = self.left_out
+        lowest = min([left_out.lowest(), *self.returned])
+        is_whole = lowest > left_out.sequence
+        return self.mark._replace(
+            seq=left_out.sequence if is_whole else int(lowest) - 1,
+            deliveries=left_out.number,
+            counted=left_out.counted() if is_whole else 0,
+        )
 
 
 class Gaps:
@@ -122,21 +135,21 @@ class Gaps:
             return []  # it is followed already; whoever follows was told
         before = await self._state()
         facts = await self._facts(durable)
+        kept = await self._read_mark(durable)
         state = (await self._state())._replace(last=before.last)  # see `look`
-        mark = self._later(durable, await self._read_mark(durable))
-        notice = remade(mark, state) if mark is not None else None
-        seq = wanted - 1 if wanted else advanced(mark, facts, state).seq
-        gaps: list[Gap] = []
         cursor = self._cursors.get(durable)
-        if cursor is not None and notice is None:
-            gaps += self._take_returned(cursor, state)
-        returned = cursor.returned if cursor is not None and notice is None else set[int]()
-        if seq + 1 < state.first:
-            gaps += removed_in([(seq + 1, state.first - 1)], state)
-            seq = state.first - 1
-        gaps = ([notice] if notice is not None else []) + joined(gaps)
-        mark = Mark(seq, facts.deliveries, facts.created, state.epoch, state.last)
-        self._cursors[durable] = Cursor(mark, returned=returned)
+        if cursor is not None and self._attached(durable):
+            return []  # by another agent, meanwhile
+        last = cursor.as_kept() if cursor is not None else kept
+        notice = remade(last, state) if last is not None else None
+        cursor = self._cursor_of(kept, facts, state)
+        if wanted:
+            cursor.left_out = LeftOut(wanted - 1, 0)
+        await self._follow(cursor, facts, state)
+        if cursor.left_out.sequence + 1 < state.first:
+            cursor.left_out.pass_over(state.first - 1, facts.deliveries)
+        gaps = self._take(cursor, await self._judge(cursor))
+        gaps = ([notice] if notice is not None else []) + gaps
         self._count(durable, gaps)
         return gaps
 
@@ -145,18 +158,16 @@ class Gaps:
         cursor = self._cursors.get(durable)
         if cursor is None or not deliveries:
             return []
-        runs = runs_between(cursor.mark.seq, [one.sequence for one in deliveries])
         self.saw(durable, deliveries)
-        if not runs and not cursor.unchecked and not cursor.returned:
+        if not cursor.left_out.jumps and not cursor.returned:
             return []
-        cursor.unchecked = (cursor.unchecked + runs)[-MOST_RUNS:]
         try:
-            state = await self._state()
+            state = await self._judge(cursor)
         except Fault:
             return []  # looked at with the next messages
-        runs, here = cursor.unchecked, list(self._arrived(durable))
-        cursor.unchecked = [(one, one) for one in sorted(here) if any(low <= one <= high for low, high in runs)]
-        gaps = joined(self._take_returned(cursor, state) + removed_in(without(runs, here), state))
+        if state.epoch != cursor.mark.epoch:
+            return []  # a log made again is for `observe` to say
+        gaps = self._take(cursor, state)
         self._count(durable, gaps)
         return gaps
 
@@ -164,20 +175,17 @@ class Gaps:
         """Note that a durable's agent is sent these."""
         cursor = self._cursors.get(durable)
         if cursor is not None and deliveries:
-            mark = cursor.mark
-            highest = max(one.sequence for one in deliveries)
+            numbers = [consumer_sequence(one.reply) for one in deliveries]
+            sequences = [one.sequence for one in deliveries]
+            cursor.left_out.note(numbers, sequences, [one.delivered for one in deliveries])
             if cursor.returned:
-                cursor.returned.difference_update(one.sequence for one in deliveries)
-            if cursor.unchecked:
-                cursor.unchecked = without(cursor.unchecked, [one.sequence for one in deliveries])
-            count = max(consumer_sequence(one.reply) for one in deliveries)
-            cursor.mark = mark._replace(seq=max(mark.seq, highest), deliveries=max(mark.deliveries, count))
+                cursor.returned.difference_update(sequences)
 
     def gave_back(self, durable: str, sequences: Iterable[int]) -> None:
         """Note what an agent held when it left: it may never have seen it."""
         cursor = self._cursors.get(durable)
         if cursor is not None:
-            cursor.returned.update(one for one in sequences if one <= cursor.mark.seq)
+            cursor.returned.update(one for one in sequences if one <= cursor.left_out.sequence)
 
     def renew(self, durable: str) -> None:
         """Forget how far a durable saw, because it was moved."""
@@ -208,18 +216,14 @@ class Gaps:
         state = (await self._state())._replace(last=before.last)
         for facts in found:
             cursor = self._cursors.get(facts.name)
-            if cursor is not None and cursor.returned:
-                settled = {one for one in cursor.returned if one <= facts.floor_seq}
-                cursor.returned -= settled - _removed_of(settled, state)
             if cursor is None:
-                mark = await self._read_mark(facts.name)
-                if facts.name not in self._cursors:
-                    self._cursors[facts.name] = Cursor(advanced(mark, facts, state), mark)
-            elif not self._attached(facts.name):
-                if cursor.mark.epoch == state.epoch:  # a log made again is for `observe` to say
-                    cursor.mark = advanced(cursor.mark, facts, state)
-            elif not (facts.pending or facts.ack_pending) and cursor.mark.deliveries == facts.deliveries:
-                cursor.mark = cursor.mark._replace(seq=max(cursor.mark.seq, state.last), last=state.last)
+                kept = await self._read_mark(facts.name)
+                cursor = self._cursors.get(facts.name)
+                if cursor is None:
+                    cursor = self._cursor_of(kept, facts, state)
+                    cursor.stored = kept
+            if cursor.mark.epoch == state.epoch:  # a log made again is for `observe` to say
+                await self._follow(cursor, facts, state)
         names = {facts.name for facts in found}
         for name in [one for one in self._cursors if one not in names and not self._attached(one)]:
             del self._cursors[name]
@@ -240,11 +244,12 @@ class Gaps:
         else:
             self._is_made = False  # it may have been removed: look again next time
 
-    def _take_returned(self, cursor: Cursor, state: StreamState) -> list[Gap]:
-        """Say which of the returned ones are gone, and forget these."""
-        gone = _removed_of(cursor.returned, state)
+    def _take(self, cursor: Cursor, state: StreamState) -> list[Gap]:
+        """Say what is gone, and forget it."""
+        gone = removed_of(cursor.returned, state)
         cursor.returned -= gone
-        return removed_in(runs_of(gone), state)
+        here = self._arrived(cursor.name)
+        return joined([*removed_in(runs_of(gone), state), *cursor.left_out.take(state, here)])
 
     def _count(self, durable: str, gaps: list[Gap]) -> None:
         for gap in gaps:
@@ -252,12 +257,97 @@ class Gaps:
             self.messages += gap.last - gap.first + 1
             log.warning("a gap", durable=durable, first=gap.first, last=gap.last, reason=gap.reason)
 
-    def _later(self, durable: str, kept: Mark | None) -> Mark | None:
-        """Give the later of the mark that is kept, perhaps by another gateway, and the one that is known here."""
-        cursor = self._cursors.get(durable)
-        if cursor is None or kept is None or (kept.created, kept.epoch) != (cursor.mark.created, cursor.mark.epoch):
-            return cursor.mark if cursor is not None else kept
-        return max(cursor.mark, kept, key=lambda mark: mark.seq)
+    def _cursor_of(self, kept: Mark | None, facts: ConsumerFacts, state: StreamState) -> Cursor:
+        """Give what is known of a durable, here or by the mark that is kept, perhaps by another gateway."""
+        cursor = self._cursors.get(facts.name)
+        if cursor is not None and is_of(cursor.as_kept(), facts, state):
+            if kept is not None and is_of(kept, facts, state):
+                cursor.left_out.forget(kept.seq, kept.counted)
+            return cursor
+        mark = Mark(0, facts.deliveries, facts.created, state.epoch, state.last)
+        cursor = Cursor(facts.name, facts.subjects, mark, LeftOut(*position_of(kept, facts, state)))
+        self._cursors[facts.name] = cursor
+        return cursor
+
+    async def _follow(self, cursor: Cursor, facts: ConsumerFacts, state: StreamState) -> None:
+        """Let a durable's position go on with what the log says of its consumer.
+
+        Args:
+            cursor: the durable's.
+            facts: the consumer.
+            state: the stream, asked after it, but for its last sequence, which was asked before.
+
+        Raises:
+            Unavailable: the log does not answer.
+        """
+        left_out = cursor.left_out
+        cursor.subjects = facts.subjects
+        cursor.mark = cursor.mark._replace(last=state.last)
+        is_at_rest = not (facts.pending or facts.ack_pending)
+        if is_at_rest or not self._attached(facts.name):
+            left_out.pass_over(facts.delivered_seq, facts.deliveries)
+        if is_at_rest and left_out.sequence < state.last:
+            # Nothing is pending, the log says; what it has nevertheless may come with the next message.
+            rest = [(left_out.sequence + 1, state.last)]
+            own = await self._own_of(cursor, rest, 1) if may_be_passed(rest, state) else []
+            left_out.pass_over(own[0][0] - 1 if own else state.last, facts.deliveries)
+        settled = state.last if is_at_rest else facts.floor_seq
+        done = {one for one in cursor.returned if one <= settled}
+        cursor.returned -= done - removed_of(done, state)
+        if left_out.to_judge(settled):
+            await self._judge(cursor, settled)
+
+    async def _judge(self, cursor: Cursor, settled: int = 0) -> StreamState:
+        """Decide about what was left out, where all can be known of it; gives the stream as it is then.
+
+        Args:
+            cursor: the durable's.
+            settled: up to where everything is settled.
+
+        Raises:
+            Unavailable: the log does not answer; what was not decided still is to be.
+        """
+        left_out = cursor.left_out
+        jumps = left_out.to_judge(settled)
+        state = await self._state()
+        reads = MOST_READS
+        for jump in jumps:
+            own: list[Run] = []
+            if may_be_passed([jump.span], state) and jump.unknown < min(MOST_READS, size_of(jump.left)):
+                if reads <= 0:
+                    continue  # with the next look
+                reads -= len(jump.left)
+                own = await self._own_of(cursor, list(jump.left), MOST_READS)
+                reads -= size_of(own)
+                state = await self._state()  # what was removed before it was looked up is no other subject's
+            left_out.judge(jump, own, state)
+        return state
+
+    async def _own_of(self, cursor: Cursor, runs: list[Run], most: int) -> list[Run]:
+        """Look up which sequences are the durable's own; after so many, the rest is taken for such too.
+
+        Raises:
+            Unavailable: the log does not answer.
+        """
+        own: list[int] = []
+        for low, high in runs:
+            at = low
+            while at <= high:
+                if len(own) >= most:
+                    return runs_of(own) + [(max(at, first), last) for first, last in runs if last >= at]
+                found = [await self._next_of(subject, at) for subject in cursor.subjects or (">",)]
+                at = min((one for one in found if one), default=high + 1)
+                if at <= high:
+                    own.append(at)
+                at += 1
+        return runs_of(own)
+
+    async def _next_of(self, subject: str, sequence: int) -> int:
+        query = {"seq": sequence, "next_by_subj": subject}
+        message = await self._data.read_message(self._stream, query, READ_WITHIN_S)
+        if isinstance(message, Lost):
+            raise Unavailable("log.down", "the log does not answer")
+        return message.sequence if message is not None else 0
 
     async def _make_stream(self) -> None:
         if self._is_made:
@@ -305,8 +395,3 @@ class Gaps:
             if not page or len(found) >= int(answer.fields.get("total", 0)):
                 break
         return [one for one in found if one.is_durable]
-
-
-def _removed_of(sequences: set[int], state: StreamState) -> set[int]:
-    deleted = set(state.deleted)
-    return {one for one in sequences if one < state.first or one in deleted}

@@ -81,7 +81,7 @@ class SettledFrame(msgspec.Struct, frozen=True, tag="settled", tag_field="type")
 
 
 class Gap(msgspec.Struct, frozen=True, tag="gap", tag_field="type", rename={"first": "from", "last": "to"}):
-    """Positions, both inclusive, that were removed from the log before this consumer saw them."""
+    """Positions, both inclusive, that this consumer will not see: removed from the log before, or passed over by it."""
 
     first: int
     last: int

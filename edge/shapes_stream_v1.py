@@ -226,7 +226,10 @@ CHANNELS: Final[tuple[Channel, ...]] = (
                 {"type": "settled", "batch": "b1", "confirmed": [[0, 99]], "late": []},
             ),
             Message(
-                "gap", "Gone before it was seen.", GapV1, {"type": "gap", "from": 3, "to": 9, "reason": "retention"}
+                "gap",
+                "Gone before it was seen, or `skipped` by the log.",
+                GapV1,
+                {"type": "gap", "from": 3, "to": 9, "reason": "retention"},
             ),
             Message("lost", "Taken back.", LostV1),
             Message("status_told", "How the consumer stands.", StatusV1),

@@ -14,6 +14,7 @@ Rules of the file:
 What must change with it: `actors/gaps.py` keeps the marks; /stream in the README's wire reference.
 """
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
@@ -26,7 +27,9 @@ RETENTION: Final = "retention"
 PURGED: Final = "purged"
 DELETED: Final = "deleted"
 RECREATED: Final = "recreated"
-REASONS: Final = (RETENTION, PURGED, DELETED, RECREATED)
+SKIPPED: Final = "skipped"
+"""The log has it, and will not deliver it: a durable that is moved there is given it."""
+REASONS: Final = (RETENTION, PURGED, DELETED, RECREATED, SKIPPED)
 MOST_DELETED: Final = 100_000
 """Deleted messages inside a stream that are asked for by number; above it, one gap says where they may be."""
 _LIMITS: Final = ("max_msgs", "max_bytes", "max_age")
@@ -41,6 +44,7 @@ class Mark(NamedTuple):
         created: when the consumer was made: another one of its name starts anew.
         epoch: when the stream was made.
         last: the stream's last sequence then.
+        counted: the deliveries up to this number were of `seq` or before it; fewer than there were when in doubt.
     """
 
     seq: int
@@ -48,6 +52,7 @@ class Mark(NamedTuple):
     created: str
     epoch: str
     last: int
+    counted: int = 0
 
 
 class StreamState(NamedTuple):
@@ -92,17 +97,30 @@ def read_state(info: Mapping[str, Any]) -> StreamState:
     )
 
 
-def position_of(mark: Mark | None, facts: ConsumerFacts, state: StreamState) -> int:
-    """Give up to where a durable has seen the stream.
+def is_of(mark: Mark, facts: ConsumerFacts, state: StreamState) -> bool:
+    """Say that a mark is this consumer's, and that it was not moved since."""
+    return (mark.created, mark.epoch) == (facts.created, state.epoch) and facts.deliveries >= mark.deliveries
+
+
+def position_of(mark: Mark | None, facts: ConsumerFacts, state: StreamState) -> tuple[int, int]:
+    """Give up to where a durable has seen the stream, and up to which number its deliveries were of that.
 
     Args:
         mark: what was noted last, None when nothing was.
         facts: the consumer, asked after the stream.
         state: the stream.
     """
-    if mark is None or (mark.created, mark.epoch) != (facts.created, state.epoch):
-        return facts.delivered_seq
-    return facts.delivered_seq if facts.deliveries < mark.deliveries else mark.seq  # fewer: it was moved
+    if mark is None or not is_of(mark, facts, state):
+        return facts.delivered_seq, facts.deliveries
+    return mark.seq, mark.counted
+
+
+def may_be_passed(runs: Iterable[Run], state: StreamState) -> bool:
+    """Say that a log may have passed messages over in these ranges.
+
+    It is seen to where others were deleted one by one, among them or beside them, and there was a purge.
+    """
+    return any(bisect_left(state.deleted, low - 1) < bisect_right(state.deleted, high + 1) for low, high in runs)
 
 
 def removed_in(runs: Iterable[Run], state: StreamState) -> list[Gap]:
@@ -131,6 +149,12 @@ def removed_in(runs: Iterable[Run], state: StreamState) -> list[Gap]:
     return gaps
 
 
+def removed_of(sequences: Iterable[int], state: StreamState) -> set[int]:
+    """Give which of these are gone."""
+    deleted = set(state.deleted)
+    return {one for one in sequences if one < state.first or one in deleted}
+
+
 def joined(gaps: Iterable[Gap]) -> list[Gap]:
     """Give gaps in order, neighbours of one reason as one."""
     found: list[Gap] = []
@@ -140,16 +164,6 @@ def joined(gaps: Iterable[Gap]) -> list[Gap]:
         else:
             found.append(gap)
     return found
-
-
-def runs_between(last: int, sequences: Iterable[int]) -> list[Run]:
-    """Give the ranges above `last` that these sequences leave out, up to the highest of them."""
-    runs: list[Run] = []
-    for one in sorted(sequences):
-        if one > last + 1:
-            runs.append((last + 1, one - 1))
-        last = max(last, one)
-    return runs
 
 
 def runs_of(sequences: Iterable[int]) -> list[Run]:
@@ -173,24 +187,34 @@ def without(runs: list[Run], sequences: Iterable[int]) -> list[Run]:
     return runs
 
 
+def cut(runs: Iterable[Run], others: Iterable[Run]) -> list[Run]:
+    """Give ranges without what other ranges cover."""
+    left = list(runs)
+    for low, high in others:
+        if left and low <= left[-1][1] and high >= left[0][0]:
+            left = [
+                piece
+                for first, last in left
+                for piece in ((first, min(last, low - 1)), (max(first, high + 1), last))
+                if piece[0] <= piece[1]
+            ]
+    return left
+
+
+def overlap(runs: Iterable[Run], others: Iterable[Run]) -> list[Run]:
+    """Give what both cover; each is ascending and apart."""
+    second = list(others)
+    return [(max(a, c), min(b, d)) for a, b in runs for c, d in second if max(a, c) <= min(b, d)]
+
+
+def size_of(runs: Iterable[Run]) -> int:
+    """Count what ranges cover."""
+    return sum(high - low + 1 for low, high in runs)
+
+
 def remade(mark: Mark, state: StreamState) -> Gap | None:
     """Give the notice of a log that was made again: what this durable knew as sequences is void."""
     return Gap(1, max(1, mark.last), RECREATED) if mark.epoch and mark.epoch != state.epoch else None
-
-
-def advanced(mark: Mark | None, facts: ConsumerFacts, state: StreamState) -> Mark:
-    """Give the mark of a durable as it can be told from outside: it goes on while nothing is missing.
-
-    Args:
-        mark: the one before, None when there is none.
-        facts: the consumer, asked after the stream.
-        state: the stream.
-    """
-    seq = position_of(mark, facts, state)
-    settled = state.last if not (facts.pending or facts.ack_pending) else facts.floor_seq
-    missing = removed_in([(seq + 1, settled)], state) if seq < settled else []
-    seq = max(seq, missing[0].first - 1 if missing else settled)
-    return Mark(seq, facts.deliveries, facts.created, state.epoch, state.last)
 
 
 def write_mark(mark: Mark) -> bytes:
@@ -202,6 +226,7 @@ def read_mark(payload: bytes) -> Mark | None:
     """Decode a mark; None when it is none."""
     try:
         fields = orjson.loads(payload)
+        fields.setdefault("counted", 0)  # a gateway of before did not write it
         return Mark(*(kind(fields[name]) for name, kind in Mark.__annotations__.items()))
-    except (KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, TypeError, ValueError):
         return None

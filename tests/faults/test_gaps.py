@@ -254,6 +254,27 @@ async def test_a_position_that_is_gone_is_a_gap(tmp_path: Path) -> None:
             await scene.read_to(agent, 10)
 
 
+async def test_what_the_log_has_again_after_a_purge_and_passes_over_is_a_gap(tmp_path: Path) -> None:
+    """Two deletions, one of the last message, a purge of all, a message, a read: the server (2.15.1) has some again.
+
+    It never delivers these. Where it is right, or the gateway looked before, they are purged.
+    """
+    async with open_scene(tmp_path) as scene:
+        async with attached(scene) as agent:
+            await scene.read_to(agent, (await scene.publish(10))[-1])
+        waiting = await scene.publish(20)
+        for sequence in waiting[-2:]:
+            await scene.delete(sequence)
+        await scene.purge(seq=waiting[-1])
+        last = (await scene.publish(1))[-1]
+        await scene.log.request(f"$JS.API.DIRECT.GET.{STREAM}", orjson.dumps({"seq": 1, "next_by_subj": SUBJECT}))
+        async with attached(scene) as agent:
+            await scene.read_all(agent, last)
+            await scene.take_gaps(agent)
+        assert scene.gone == set(waiting)
+        assert scene.reasons <= {"purged", "deleted", "skipped"}
+
+
 async def test_random_removals_match_the_model(tmp_path: Path, chance: random.Random) -> None:
     """Whatever is deleted, purged and dropped while the agent comes and goes: seen and gone are everything."""
     async with open_scene(tmp_path) as scene:
