@@ -333,7 +333,8 @@ class Connection:
             while len(buffer) < length:
                 self.deadline = started + self.within.body_grace_s + len(buffer) / BODY_LEAST_BYTES_PER_S
                 buffer += await self._receive_body()
-            body = bytes(buffer[:length])
+            with memoryview(buffer) as view:
+                body = bytes(view[:length])
             del buffer[:length]
         else:
             started = trio.current_time()
