@@ -98,6 +98,7 @@ FIGURES = [
     ("workers", "100 events a request", "2 workers", WORKERS),
     ("workers", "100 events a request", "one process", WORKERS),
     ("overload", "200 events a request", "headgate, at its peak", AT_PEAK),
+    ("overload", "200 events a request", "headgate, at its peak, as much sent elsewhere", AT_PEAK),
     ("overload", "200 events a request", "headgate, twice that", OVERLOADED),
     ("query", "10 events a request", "headgate, no queries", BESIDE),
     ("query", "10 events a request", "headgate, 50 clients with slow queries", BESIDE | SHED),

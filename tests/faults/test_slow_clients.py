@@ -3,17 +3,19 @@
 Rules of the file:
 - That a client was cut is read off the gateway: its listener's mailbox, its actors, its descriptors.
 - The fast form has few clients and a gateway with little patience, and judges no time; the long form has the thousands
-  of T21, the real limits, and the throughput of good clients beside them. That is judged where the machine is free;
-  what the slow ones cost of the gateway's processor time is judged anywhere.
+  of T21, the real limits, and the throughput of good clients beside them, judged where the machine is not busy with
+  other work.
 """
 
 import os
 import shutil
+import socket
 import ssl
+import statistics
 import subprocess
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -32,8 +34,10 @@ EACH_COUNT = 4
 # The longest is a WebSocket's: a ping after 20 s, 20 s for its pong.
 CUT_WITHIN_S = 60.0
 MEASURE_S = 4
+ROUNDS = 3
 GOODPUT_LEAST = 0.9
-QUIET_LOAD = 1.0
+QUIET_LOAD = 3.0
+"""What the group before leaves behind is below it."""
 CPU_A_CLIENT_S = 0.01
 CPU_SHARE = 0.1
 """Of one processor, while they drip or are silent: the tenth that good clients may lose."""
@@ -59,6 +63,13 @@ async def wait_cut(url: str) -> None:
         return await connections_of(url) <= 1
 
     await wait_until(are_alone, "every slow client is cut", timeout_s=CUT_WITHIN_S, interval_s=0.2)
+
+
+@contextmanager
+def somebody_else() -> Iterator[str]:
+    """An address that slow clients can be slow with: they stand in its backlog, and nobody reads what they say."""
+    with socket.create_server(("127.0.0.1", 0), backlog=4096) as listening:
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
 
 
 @asynccontextmanager
@@ -154,13 +165,19 @@ async def test_a_thousand_slow_clients_slow_nobody_down(tmp_path: Path, group: s
         before, rss = await take_baseline(gateway), read_rss_bytes(gateway.pid)
         peak = rss
         is_quiet = os.getloadavg()[0] < QUIET_LOAD
-        alone = await measure(gateway.url)
-        async with slow_clients(gateway.url, [KINDS[name] for name in names], each_count):
-            await let_pass(1.0)  # time to connect; what is measured is that they are there
-            beside = await measure(gateway.url)
-            await wait_cut(gateway.url)
+        kinds = [KINDS[name] for name in names]
+        is_judged = all("drip" in name or name == "silent" for name in names)
+        alone, beside = list[float](), list[float]()
+        with somebody_else() as elsewhere:
+            for _ in range(ROUNDS if is_judged else 1):
+                for url, found in ((elsewhere, alone), (gateway.url, beside)):
+                    async with slow_clients(url, kinds, each_count):
+                        await let_pass(1.0)  # time to connect; what is measured is that they are there
+                        found.append(await measure(gateway.url))
+                    await wait_cut(gateway.url)
+        share = statistics.median(beside) / statistics.median(alone)
         cpu, began = cpu_s(gateway.pid), time.monotonic()
-        async with slow_clients(gateway.url, [KINDS[name] for name in names], each_count):
+        async with slow_clients(gateway.url, kinds, each_count):
             async with trio.open_nursery() as nursery:
 
                 async def watch() -> None:
@@ -176,16 +193,15 @@ async def test_a_thousand_slow_clients_slow_nobody_down(tmp_path: Path, group: s
             print(f"{group}: all cut after {took_s:.1f} s; {cpu:.2f} s of the gateway's processor time")
         await wait_back_at(gateway, before)
         print(f"{group}: {rss >> 20} MiB before, {peak >> 20} at most, {read_rss_bytes(gateway.pid) >> 20} after")
-        print(f"{group}: good clients {alone:.0f} requests/s alone, {beside:.0f} beside")
+        print(f"{group}: good clients {alone} requests/s alone, {beside} beside: {share:.2f}")
         assert not faults_of(gateway)
         assert peak - rss < MOST_GROWTH_BYTES.get(group, 256 << 20)
         client_count = each_count * len(names)
-        if not any(KINDS[name].repeats for name in names):
+        if not any(kind.repeats for kind in kinds):
             assert cpu < client_count * CPU_A_CLIENT_S
-        if all("drip" in name or name == "silent" for name in names):
+        if is_judged and is_quiet:
             assert cpu < took_s * CPU_SHARE
-            if is_quiet:
-                assert beside >= GOODPUT_LEAST * alone
+            assert share >= GOODPUT_LEAST
 
 
 @pytest.mark.long
