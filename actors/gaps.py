@@ -7,7 +7,7 @@ Rules of the file:
 - Marks are kept in a stream of their own, the last of each durable; one that could not be kept is kept the next time.
 - When the log does not answer, nothing is announced and nothing forgotten: what was left out is looked at again.
 
-Back-pressure: bounded by the consumers of the stream, of which `MOST_CONSUMERS` are followed.
+Back-pressure: bounded by the consumers of the stream (`engine/gaps_log.py`).
 """
 
 from collections import Counter
@@ -20,10 +20,9 @@ import structlog
 import trio
 
 from actors.tree import Actor
-from engine.consumers import CONSUMER_NOT_FOUND, ConsumerFacts, read_consumer
-from engine.errors import Fault, Unavailable
+from engine.consumers import ConsumerFacts
+from engine.errors import Fault
 from engine.gaps import (
-    MOST_DELETED,
     Mark,
     Run,
     StreamState,
@@ -31,8 +30,6 @@ from engine.gaps import (
     joined,
     may_be_passed,
     position_of,
-    read_mark,
-    read_state,
     remade,
     removed_in,
     removed_of,
@@ -40,16 +37,15 @@ from engine.gaps import (
     size_of,
     write_mark,
 )
+from engine.gaps_log import GapsLog
 from engine.jetstream import JetStream
 from engine.left_out import LeftOut
-from engine.log import Delivery, Lost, Outcome, Stored, StoredMessage, consumer_sequence
+from engine.log import Delivery, Outcome, Stored, consumer_sequence
 from engine.log_control import LogControl
 from engine.stream_v1 import Gap
 
 log = structlog.get_logger("gaps")
 LOOK_EVERY_S: Final = 2.0
-READ_WITHIN_S: Final = 2.0
-MOST_CONSUMERS: Final = 1024
 MOST_READS: Final = 200
 """Messages that are looked up at a time, of one durable, to tell what was passed over from other subjects'."""
 
@@ -110,13 +106,10 @@ class Gaps:
         self.messages = 0
         """Sequences that gaps named."""
         self._data = data
-        self._control = control
-        self._stream = stream
-        self._marks = f"{stream}_MARKS"
+        self._log = GapsLog(data, control, stream)
         self._attached = attached
         self._arrived = arrived
         self._cursors: dict[str, Cursor] = {}
-        self._is_made = False
 
     async def observe(self, durable: str, wanted: int = 0) -> list[Gap]:
         """Look at a durable before its agent's first pull: what was removed while nobody was attached.
@@ -133,10 +126,10 @@ class Gaps:
         """
         if self._attached(durable) and durable in self._cursors:
             return []  # it is followed already; whoever follows was told
-        before = await self._state()
-        facts = await self._facts(durable)
-        kept = await self._read_mark(durable)
-        state = (await self._state())._replace(last=before.last)  # see `look`
+        before = await self._log.state()
+        facts = await self._log.facts(durable)
+        kept = await self._log.read_mark(durable)
+        state = (await self._log.state())._replace(last=before.last)  # see `look`
         cursor = self._cursors.get(durable)
         if cursor is not None and self._attached(durable):
             return []  # by another agent, meanwhile
@@ -208,16 +201,16 @@ class Gaps:
         Raises:
             Unavailable: the log does not answer.
         """
-        await self._make_stream()
-        before = await self._state()
-        found = await self._all_facts()
+        await self._log.make_marks()
+        before = await self._log.state()
+        found = await self._log.all_facts()
         # What is pending was asked after the last sequence, and what is gone after what is settled: neither is then
         # taken for settled that was removed in between, nor for not its own that was published.
-        state = (await self._state())._replace(last=before.last)
+        state = (await self._log.state())._replace(last=before.last)
         for facts in found:
             cursor = self._cursors.get(facts.name)
             if cursor is None:
-                kept = await self._read_mark(facts.name)
+                kept = await self._log.read_mark(facts.name)
                 cursor = self._cursors.get(facts.name)
                 if cursor is None:
                     cursor = self._cursor_of(kept, facts, state)
@@ -236,13 +229,13 @@ class Gaps:
             mark = cursor.as_kept()
             if mark != cursor.stored and name in names:
                 taken = partial(self._kept, cursor, mark)
-                self._data.publish_nowait(f"{self._marks}.{name}", write_mark(mark), taken)
+                self._data.publish_nowait(f"{self._log.marks}.{name}", write_mark(mark), taken)
 
     def _kept(self, cursor: Cursor, mark: Mark, outcome: Outcome) -> None:
         if isinstance(outcome, Stored):
             cursor.stored = mark
         else:
-            self._is_made = False  # it may have been removed: look again next time
+            self._log.has_marks = False  # it may have been removed: look again next time
 
     def _take(self, cursor: Cursor, state: StreamState) -> list[Gap]:
         """Say what is gone, and forget it."""
@@ -265,9 +258,12 @@ class Gaps:
                 cursor.left_out.forget(kept.seq, kept.counted)
             return cursor
         mark = Mark(0, facts.deliveries, facts.created, state.epoch, state.last)
-        cursor = Cursor(facts.name, facts.subjects, mark, LeftOut(*position_of(kept, facts, state)))
-        self._cursors[facts.name] = cursor
-        return cursor
+        new = Cursor(facts.name, facts.subjects, mark, LeftOut(*position_of(kept, facts, state)))
+        if cursor is not None and (cursor.mark.created, cursor.mark.epoch) == (mark.created, mark.epoch):
+            new.left_out = cursor.left_out.moved(facts.delivered_seq, facts.deliveries)
+            new.returned = {one for one in cursor.returned if one <= facts.delivered_seq}
+        self._cursors[facts.name] = new
+        return new
 
     async def _follow(self, cursor: Cursor, facts: ConsumerFacts, state: StreamState) -> None:
         """Let a durable's position go on with what the log says of its consumer.
@@ -289,27 +285,28 @@ class Gaps:
         if is_at_rest and left_out.sequence < state.last:
             # Nothing is pending, the log says; what it has nevertheless may come with the next message.
             rest = [(left_out.sequence + 1, state.last)]
-            own = await self._own_of(cursor, rest, 1) if may_be_passed(rest, state) else []
+            own = await self._log.own_of(cursor.subjects, rest, 1) if may_be_passed(rest, state) else []
             left_out.pass_over(own[0][0] - 1 if own else state.last, facts.deliveries)
         settled = state.last if is_at_rest else facts.floor_seq
         done = {one for one in cursor.returned if one <= settled}
         cursor.returned -= done - removed_of(done, state)
-        if left_out.to_judge(settled):
-            await self._judge(cursor, settled)
+        if left_out.to_judge(settled):  # what an agent was sent meanwhile is compared with the stream as it is since
+            await self._judge(cursor, settled, None if self._attached(facts.name) else state)
 
-    async def _judge(self, cursor: Cursor, settled: int = 0) -> StreamState:
+    async def _judge(self, cursor: Cursor, settled: int = 0, state: StreamState | None = None) -> StreamState:
         """Decide about what was left out, where all can be known of it; gives the stream as it is then.
 
         Args:
             cursor: the durable's.
             settled: up to where everything is settled.
+            state: the stream, asked after all that was left out; asked anew when None.
 
         Raises:
             Unavailable: the log does not answer; what was not decided still is to be.
         """
         left_out = cursor.left_out
         jumps = left_out.to_judge(settled)
-        state = await self._state()
+        state = state or await self._log.state()
         reads = MOST_READS
         for jump in jumps:
             own: list[Run] = []
@@ -317,81 +314,8 @@ class Gaps:
                 if reads <= 0:
                     continue  # with the next look
                 reads -= len(jump.left)
-                own = await self._own_of(cursor, list(jump.left), MOST_READS)
+                own = await self._log.own_of(cursor.subjects, list(jump.left), MOST_READS)
                 reads -= size_of(own)
-                state = await self._state()  # what was removed before it was looked up is no other subject's
+                state = await self._log.state()  # what was removed before it was looked up is no other subject's
             left_out.judge(jump, own, state)
         return state
-
-    async def _own_of(self, cursor: Cursor, runs: list[Run], most: int) -> list[Run]:
-        """Look up which sequences are the durable's own; after so many, the rest is taken for such too.
-
-        Raises:
-            Unavailable: the log does not answer.
-        """
-        own: list[int] = []
-        for low, high in runs:
-            at = low
-            while at <= high:
-                if len(own) >= most:
-                    return runs_of(own) + [(max(at, first), last) for first, last in runs if last >= at]
-                found = [await self._next_of(subject, at) for subject in cursor.subjects or (">",)]
-                at = min((one for one in found if one), default=high + 1)
-                if at <= high:
-                    own.append(at)
-                at += 1
-        return runs_of(own)
-
-    async def _next_of(self, subject: str, sequence: int) -> int:
-        query = {"seq": sequence, "next_by_subj": subject}
-        message = await self._data.read_message(self._stream, query, READ_WITHIN_S)
-        if isinstance(message, Lost):
-            raise Unavailable("log.down", "the log does not answer")
-        return message.sequence if message is not None else 0
-
-    async def _make_stream(self) -> None:
-        if self._is_made:
-            return
-        config = {
-            "name": self._marks,
-            "subjects": [f"{self._marks}.*"],
-            "max_msgs_per_subject": 1,
-            "allow_direct": True,
-        }
-        answer = await self._control.request_api(f"STREAM.CREATE.{self._marks}", config)
-        if answer.error:
-            raise Unavailable("log.refused", f"the stream of marks cannot be made: {answer.reason}")
-        self._is_made = True
-
-    async def _read_mark(self, durable: str) -> Mark | None:
-        query = {"last_by_subj": f"{self._marks}.{durable}"}
-        message = await self._data.read_message(self._marks, query, READ_WITHIN_S)
-        return read_mark(message.payload) if isinstance(message, StoredMessage) else None
-
-    async def _state(self) -> StreamState:
-        answer = await self._control.request_api(f"STREAM.INFO.{self._stream}")
-        if not answer.error and 0 < int((answer.fields.get("state") or {}).get("num_deleted", 0)) <= MOST_DELETED:
-            answer = await self._control.request_api(f"STREAM.INFO.{self._stream}", {"deleted_details": True})
-        if answer.error:
-            raise Unavailable("log.refused", f"the log refused: {answer.reason}")
-        return read_state(answer.fields)
-
-    async def _facts(self, durable: str) -> ConsumerFacts:
-        answer = await self._control.request_api(f"CONSUMER.INFO.{self._stream}.{durable}")
-        if answer.error == CONSUMER_NOT_FOUND:
-            raise Unavailable("log.refused", "the durable consumer is gone from the log")
-        if answer.error:
-            raise Unavailable("log.refused", f"the log refused: {answer.reason}")
-        return read_consumer(answer.fields)
-
-    async def _all_facts(self) -> list[ConsumerFacts]:
-        found: list[ConsumerFacts] = []
-        while len(found) < MOST_CONSUMERS:
-            answer = await self._control.request_api(f"CONSUMER.LIST.{self._stream}", {"offset": len(found)})
-            if answer.error:
-                raise Unavailable("log.refused", f"the log refused: {answer.reason}")
-            page = [read_consumer(one) for one in answer.fields.get("consumers") or []]
-            found += page
-            if not page or len(found) >= int(answer.fields.get("total", 0)):
-                break
-        return [one for one in found if one.is_durable]

@@ -140,19 +140,19 @@ def removed_in(runs: Iterable[Run], state: StreamState) -> list[Gap]:
         if high >= state.first and are_unknown:
             gaps.append(Gap(max(low, state.first), high, inside))
             continue
-        for one in state.deleted:
-            if max(low, state.first) <= one <= high:
-                if gaps and gaps[-1].last == one - 1 and gaps[-1].reason == inside:
-                    gaps[-1] = gaps[-1]._replace(last=one)
-                else:
-                    gaps.append(Gap(one, one, inside))
+        begin = bisect_left(state.deleted, max(low, state.first))
+        for one in state.deleted[begin : bisect_right(state.deleted, high)]:
+            if gaps and gaps[-1].last == one - 1 and gaps[-1].reason == inside:
+                gaps[-1] = gaps[-1]._replace(last=one)
+            else:
+                gaps.append(Gap(one, one, inside))
     return gaps
 
 
 def removed_of(sequences: Iterable[int], state: StreamState) -> set[int]:
     """Give which of these are gone."""
-    deleted = set(state.deleted)
-    return {one for one in sequences if one < state.first or one in deleted}
+    wanted = set(sequences)
+    return {one for one in wanted if one < state.first} | wanted.intersection(state.deleted) if wanted else wanted
 
 
 def joined(gaps: Iterable[Gap]) -> list[Gap]:
@@ -174,16 +174,6 @@ def runs_of(sequences: Iterable[int]) -> list[Run]:
             runs[-1] = (runs[-1][0], one)
         else:
             runs.append((one, one))
-    return runs
-
-
-def without(runs: list[Run], sequences: Iterable[int]) -> list[Run]:
-    """Give the ranges without these sequences."""
-    for one in sorted(sequences):
-        for at, (low, high) in enumerate(runs):
-            if low <= one <= high:
-                runs[at : at + 1] = [run for run in ((low, one - 1), (one + 1, high)) if run[0] <= run[1]]
-                break
     return runs
 
 

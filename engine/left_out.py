@@ -13,11 +13,12 @@ Rules of the file:
 What must change with it: `actors/gaps.py`, which asks the log.
 """
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from math import inf
 from typing import Final, NamedTuple
 
-from engine.gaps import SKIPPED, Run, StreamState, cut, joined, overlap, removed_in, runs_of, size_of, without
+from engine.gaps import SKIPPED, Run, StreamState, cut, joined, overlap, removed_in, runs_of, size_of
 from engine.stream_v1 import Gap
 
 MOST_JUMPS: Final = 1000
@@ -126,6 +127,18 @@ class LeftOut:
             self._ahead = {one for one in self._ahead if one > sequence}
         self._tidy()
 
+    def moved(self, sequence: int, number: int) -> "LeftOut":
+        """Give what stands when a durable is found further back, or when its log has forgotten deliveries.
+
+        What was left out before its new position is open still, and may be in anybody's hands.
+        """
+        new = LeftOut(sequence, number)
+        anybodys = [(1, max(self.number, number))]
+        for jump in self.jumps:
+            if left := overlap(jump.left, [(0, sequence)]):
+                new.jumps.append(Jump(list(anybodys), left))
+        return new
+
     def to_judge(self, settled: float) -> list[Jump]:
         """Give the jumps of which all can be known: given to nobody, or settled.
 
@@ -156,9 +169,10 @@ class LeftOut:
             here: sequences that are about to be sent.
         """
         gaps: list[Gap] = []
-        held = list(here)
+        held = sorted(here)
         for jump in self.jumps:
-            looked = without(list(jump.left), held) if held else jump.left
+            begin, end = bisect_left(held, jump.span[0]), bisect_right(held, jump.span[1])
+            looked = cut(jump.left, runs_of(held[begin:end])) if begin < end else jump.left
             found = removed_in(looked, state)
             gone = [(one.first, one.last) for one in found]
             if jump.is_passed:
@@ -224,7 +238,7 @@ class LeftOut:
         if sequence > self.sequence + 1:
             jump = Jump(self._tail, [(self.sequence + 1, sequence - 1)])
             if self._ahead:
-                seen = {one for one in self._ahead if one < sequence}
+                seen = {one for one in self._ahead if self.sequence < one < sequence}
                 jump.left = cut(jump.left, runs_of(seen))
                 jump.explained = min(len(seen), jump.unknown)
                 self._ahead = {one for one in self._ahead if one > sequence}

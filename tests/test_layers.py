@@ -33,6 +33,7 @@ DRIVERS: dict[str, set[str]] = {
     "engine.catalog_store": {"engine.postgres"},
     "engine.children": set(),  # child processes
     "engine.confine": set(),  # the kernel's limits on one
+    "engine.gaps_log": {"engine.jetstream", "engine.log_control"},  # what the keeper of gaps asks the log
     "engine.hashes_redis": {"engine.bridge"},
     "engine.introspection_http": set(),  # a token's issuer, over HTTP
     "engine.jetstream": {"engine.lease_journal", "engine.nats"},

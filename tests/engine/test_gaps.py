@@ -20,7 +20,6 @@ from engine.gaps import (
     removed_of,
     runs_of,
     size_of,
-    without,
     write_mark,
 )
 from engine.stream_v1 import Gap
@@ -45,7 +44,6 @@ def state(first: int = 1, last: int = 20, *deleted: int, count: int | None = Non
 def test_runs_are_sequences_that_are_neighbours() -> None:
     """In any order; and what is cut out of them, or common to them."""
     assert runs_of([4, 2, 1, 9]) == [(1, 2), (4, 4), (9, 9)]
-    assert without([(1, 5), (8, 8)], [3, 8, 20]) == [(1, 2), (4, 5)]
     assert size_of([(1, 2), (4, 4)]) == 3
 
 

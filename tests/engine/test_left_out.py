@@ -154,6 +154,18 @@ def test_a_log_that_counts_anew_is_not_blamed() -> None:
     assert left_out.take(state(20)) == [Gap(11, 14, "purged"), Gap(16, 19, "purged")]
 
 
+def test_a_durable_that_is_found_further_back_keeps_what_is_open_before_that() -> None:
+    """Its log has forgotten deliveries: what comes then has numbers that were seen, and nothing is blamed on it."""
+    left_out = LeftOut(10, 10)
+    note(left_out, (12, 13, 1), (14, 20, 1))
+    new = left_out.moved(15, 12)
+    assert left(new) == [(11, 12), (14, 15)]
+    note(new, (13, 16, 1))
+    assert new.sequence == 16
+    assert new.to_judge(0) == []
+    assert new.take(state(12)) == [Gap(11, 11, "purged")]
+
+
 def test_only_so_many_jumps_are_kept() -> None:
     """The oldest go."""
     left_out = LeftOut(0, 0)
