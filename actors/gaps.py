@@ -39,7 +39,7 @@ from engine.gaps import (
 )
 from engine.gaps_log import GapsLog
 from engine.jetstream import JetStream
-from engine.left_out import LeftOut
+from engine.left_out import Jump, LeftOut
 from engine.log import Delivery, Outcome, Stored, consumer_sequence
 from engine.log_control import LogControl
 from engine.stream_v1 import Gap
@@ -47,7 +47,7 @@ from engine.stream_v1 import Gap
 log = structlog.get_logger("gaps")
 LOOK_EVERY_S: Final = 2.0
 MOST_READS: Final = 200
-"""Messages that are looked up at a time, of one durable, to tell what was passed over from other subjects'."""
+"""Jumps that are looked up at a time, to tell what was passed over from other subjects', and messages of each."""
 
 
 @dataclass(slots=True)
@@ -140,7 +140,7 @@ class Gaps:
             cursor.left_out = LeftOut(wanted - 1, 0)
         await self._follow(cursor, facts, state)
         if cursor.left_out.sequence + 1 < state.first:
-            cursor.left_out.pass_over(state.first - 1, facts.deliveries)
+            cursor.left_out.pass_over(state.first - 1, facts.deliveries, is_reached=False)
         gaps = self._take(cursor, await self._judge(cursor))
         gaps = ([notice] if notice is not None else []) + gaps
         self._count(durable, gaps)
@@ -285,8 +285,8 @@ class Gaps:
         if is_at_rest and left_out.sequence < state.last:
             # Nothing is pending, the log says; what it has nevertheless may come with the next message.
             rest = [(left_out.sequence + 1, state.last)]
-            own = await self._log.own_of(cursor.subjects, rest, 1) if may_be_passed(rest, state) else []
-            left_out.pass_over(own[0][0] - 1 if own else state.last, facts.deliveries)
+            (own,) = await self._log.own_of_all(cursor.subjects, [rest], 1)
+            left_out.pass_over(own[0][0] - 1 if own else state.last, facts.deliveries, is_reached=False)
         settled = state.last if is_at_rest else facts.floor_seq
         done = {one for one in cursor.returned if one <= settled}
         cursor.returned -= done - removed_of(done, state)
@@ -307,15 +307,19 @@ class Gaps:
         left_out = cursor.left_out
         jumps = left_out.to_judge(settled)
         state = state or await self._log.state()
-        reads = MOST_READS
+        asked = [
+            one
+            for one in jumps
+            if one.unknown < min(MOST_READS, size_of(one.left)) and may_be_passed([one.span], state)
+        ]
+        found: dict[Jump, list[Run]] = {}
+        if asked:
+            later = asked[MOST_READS:]  # with the next look
+            asked = asked[:MOST_READS]
+            runs = [list(one.left) for one in asked]
+            found = dict(zip(asked, await self._log.own_of_all(cursor.subjects, runs, MOST_READS), strict=True))
+            state = await self._log.state()  # what was removed before it was looked up is no other subject's
+            jumps = [one for one in jumps if one not in later]
         for jump in jumps:
-            own: list[Run] = []
-            if may_be_passed([jump.span], state) and jump.unknown < min(MOST_READS, size_of(jump.left)):
-                if reads <= 0:
-                    continue  # with the next look
-                reads -= len(jump.left)
-                own = await self._log.own_of(cursor.subjects, list(jump.left), MOST_READS)
-                reads -= size_of(own)
-                state = await self._log.state()  # what was removed before it was looked up is no other subject's
-            left_out.judge(jump, own, state)
+            left_out.judge(jump, found.get(jump, []), state)
         return state

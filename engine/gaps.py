@@ -118,9 +118,12 @@ def position_of(mark: Mark | None, facts: ConsumerFacts, state: StreamState) -> 
 def may_be_passed(runs: Iterable[Run], state: StreamState) -> bool:
     """Say that a log may have passed messages over in these ranges.
 
-    It is seen to where others were deleted one by one, among them or beside them, and there was a purge.
+    It is seen to where others were deleted one by one among them or beside them, and where the stream begins there now.
     """
-    return any(bisect_left(state.deleted, low - 1) < bisect_right(state.deleted, high + 1) for low, high in runs)
+    return any(
+        low <= state.first <= high or bisect_left(state.deleted, low - 1) < bisect_right(state.deleted, high + 1)
+        for low, high in runs
+    )
 
 
 def removed_in(runs: Iterable[Run], state: StreamState) -> list[Gap]:

@@ -7,7 +7,10 @@ What must change with it: `actors/gaps.py`, which decides.
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Final
+
+import trio
 
 from engine.consumers import CONSUMER_NOT_FOUND, ConsumerFacts, read_consumer
 from engine.errors import Unavailable
@@ -15,6 +18,7 @@ from engine.gaps import MOST_DELETED, Mark, Run, StreamState, read_mark, read_st
 from engine.jetstream import JetStream
 from engine.log import Lost, StoredMessage
 from engine.log_control import LogControl
+from engine.names import is_of_filter
 
 READ_WITHIN_S: Final = 2.0
 MOST_CONSUMERS: Final = 1024
@@ -37,26 +41,30 @@ class GapsLog:
         self._control = control
         self._stream = stream
 
-    async def own_of(self, subjects: Sequence[str], runs: list[Run], most: int) -> list[Run]:
-        """Look up which sequences are messages of these subjects, or of any where none are named.
+    async def own_of_all(self, subjects: Sequence[str], left: list[list[Run]], most: int) -> list[list[Run]]:
+        """Look up which sequences are messages of these subjects, or of any where none are named, all at once.
 
-        After so many, the rest is taken for such too.
+        Args:
+            subjects: the subjects.
+            left: several times ranges.
+            most: in each of them, after so many, the rest is taken for such too.
 
         Raises:
             Unavailable: the log does not answer.
         """
-        own: list[int] = []
-        for low, high in runs:
-            at = low
-            while at <= high:
-                if len(own) >= most:
-                    return runs_of(own) + [(max(at, first), last) for first, last in runs if last >= at]
-                found = [await self._next_of(subject, at) for subject in subjects or (">",)]
-                at = min((one for one in found if one), default=high + 1)
-                if at <= high:
-                    own.append(at)
-                at += 1
-        return runs_of(own)
+        found: list[list[Run] | None] = [None] * len(left)
+
+        async def look_up(at: int) -> None:
+            with suppress(Unavailable):
+                found[at] = await self._own_of(subjects, left[at], most)
+
+        async with trio.open_nursery() as nursery:
+            for at in range(len(left)):
+                nursery.start_soon(look_up, at)
+        answered = [one for one in found if one is not None]
+        if len(answered) < len(left):
+            raise Unavailable("log.down", "the log does not answer")
+        return answered
 
     async def make_marks(self) -> None:
         """Make the stream of marks, where there is none.
@@ -130,10 +138,40 @@ class GapsLog:
                 break
         return [one for one in found if one.is_durable]
 
-    async def _next_of(self, subject: str, sequence: int) -> int:
+    async def _own_of(self, subjects: Sequence[str], runs: list[Run], most: int) -> list[Run]:
+        own: list[int] = []
+        for low, high in runs:
+            at = low
+            while at <= high:
+                if len(own) >= most:
+                    return runs_of(own) + [(max(at, first), last) for first, last in runs if last >= at]
+                at = await (self._first_of(subjects, at) if at == low else self._next_of(subjects, at)) or high + 1
+                if at <= high:
+                    own.append(at)
+                at += 1
+        return runs_of(own)
+
+    async def _first_of(self, subjects: Sequence[str], sequence: int) -> int:
+        """Give the first message of these subjects from here on, also where the server's index of subjects lacks it.
+
+        Where a stream begins the index alone is asked, and after a purge beside deletions it may be wrong (2.15.1):
+        that is why messages are passed over. Behind the first message that is there it is not asked.
+        """
+        message = await self._read(">", sequence)
+        if message is None:
+            return 0
+        if not subjects or any(is_of_filter(message.subject, one) for one in subjects):
+            return message.sequence
+        return await self._next_of(subjects, message.sequence + 1)
+
+    async def _next_of(self, subjects: Sequence[str], sequence: int) -> int:
+        found = [await self._read(subject, sequence) for subject in subjects or (">",)]
+        return min((one.sequence for one in found if one is not None), default=0)
+
+    async def _read(self, subject: str, sequence: int) -> StoredMessage | None:
         query = {"seq": sequence, "next_by_subj": subject}
         message = await self._data.read_message(self._stream, query, READ_WITHIN_S)
-        return _answered(message).sequence if message is not None else 0
+        return _answered(message) if message is not None else None
 
 
 def _answered(message: StoredMessage | Lost) -> StoredMessage:

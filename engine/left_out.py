@@ -73,6 +73,8 @@ class LeftOut:
     def __init__(self, sequence: int, number: int) -> None:
         self.sequence = sequence
         self.number = number
+        self.reached = sequence
+        """The log is past this: what it has not delivered before it for the first time it never will."""
         self.jumps: list[Jump] = []
         self._tail: list[Run] = []
         """Numbers that are not known, after the first delivery of the highest sequence."""
@@ -97,16 +99,22 @@ class LeftOut:
         ):
             self.number += count
             self.sequence += count
+            self.reached = max(self.reached, self.sequence)
             return
         for one in sorted(zip(numbers, sequences, delivered, strict=True)):
             self._note(_Given(*one))
         self._tidy()
 
-    def pass_over(self, sequence: int, number: int) -> None:
-        """Note that the log is past this sequence, after so many deliveries: what it had not delivered it never will.
+    def pass_over(self, sequence: int, number: int, *, is_reached: bool = True) -> None:
+        """Note that the log has nothing more to deliver up to this sequence, after so many deliveries.
 
-        A repeated delivery may still come.
+        Args:
+            sequence: of the stream.
+            number: of the deliveries.
+            is_reached: the log itself stands there; otherwise, where it has purged messages again, they may come.
         """
+        if is_reached:
+            self.reached = max(self.reached, sequence)
         if number > self.number:
             self._tail.append((self.number + 1, number))
             self.number = number
@@ -157,8 +165,12 @@ class LeftOut:
         """
         gone = [(one.first, one.last) for one in removed_in(jump.left, state)]
         there = cut(overlap(jump.left, own), gone)
+        coming = cut(there, [(0, self.reached)])
+        there = overlap(there, [(0, self.reached)])
         jump.is_passed = size_of(there) > jump.unknown
         jump.left = sorted([*overlap(jump.left, gone), *(there if jump.is_passed else [])])
+        if coming:
+            self.jumps.insert(self.jumps.index(jump) + 1, Jump(list(jump.numbers), coming))
         self._tidy()
 
     def take(self, state: StreamState, here: Iterable[int] = ()) -> list[Gap]:
@@ -196,6 +208,7 @@ class LeftOut:
     # ------------------------------------------------------------------ inside
 
     def _note(self, one: _Given) -> None:
+        self.reached = max(self.reached, one.sequence)
         if one.number > self.number:
             if one.number > self.number + 1:
                 self._tail.append((self.number + 1, one.number - 1))

@@ -51,3 +51,14 @@ def is_covered(subject: str, patterns: Iterable[str]) -> bool:
         if pattern == subject or (pattern.endswith(".>") and subject.startswith(pattern[:-1])):
             return True
     return False
+
+
+def is_of_filter(subject: str, pattern: str) -> bool:
+    """Say that a consumer's filter takes a subject: `*` is any one token, and `>` at the end any that follow."""
+    tokens, wanted = subject.split("."), pattern.split(".")
+    if wanted[-1] == ">":
+        wanted.pop()
+        if len(tokens) <= len(wanted):
+            return False
+        tokens = tokens[: len(wanted)]
+    return len(tokens) == len(wanted) and all(b in ("*", a) for a, b in zip(tokens, wanted, strict=True))

@@ -1,5 +1,6 @@
 """The keeper of gaps on a real log: what the log delivered to nobody, and what it passes over."""
 
+import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -37,6 +38,14 @@ class Keeper:
     async def pull(self, count: int) -> list[Delivery]:
         """Take so many deliveries."""
         return deliveries_of(await self._inbox.pull(PullRequest(count, expires_s=5.0), count))
+
+    async def pull_all(self) -> list[Delivery]:
+        """Take what is there."""
+        found: list[Delivery] = []
+        self._inbox.ask(PullRequest(1000))
+        while isinstance(one := (await self._inbox.take(1))[0], Delivery):
+            found.append(one)
+        return found
 
     async def settle(self, *deliveries: Delivery) -> None:
         """Confirm these, and wait until the log knows."""
@@ -188,6 +197,51 @@ async def test_a_durable_that_is_moved_to_what_was_skipped_is_given_it(tmp_path:
         await keeper.client.api("CONSUMER.DURABLE.CREATE.S.d", {"stream_name": "S", "config": config})
         got = {one.sequence for one in await keeper.pull(len(skipped) + 1)}
         assert got == skipped | {lost[-1] + 1}
+
+
+async def test_random_removals_match_the_model(tmp_path: Path, chance: random.Random) -> None:
+    """Whatever is deleted and purged, and whether agents are attached: seen and named are everything, and apart."""
+    async with open_keeper(tmp_path) as keeper:
+        seen: set[int] = set()
+        gone: set[int] = set()
+        last = 0
+
+        async def serve() -> None:
+            nonlocal gone
+            found = await keeper.pull_all()
+            gaps = named(await keeper.gaps.find("d", found))
+            assert not gaps & (seen | gone)
+            gone |= gaps
+            seen.update(one.sequence for one in found)
+            assert not seen & gone
+            await keeper.settle(*found)
+
+        for _ in range(60):
+            if keeper.attached:
+                keeper.attached = 0
+            else:
+                gaps = named(await keeper.gaps.observe("d"))
+                assert not gaps & (seen | gone)
+                gone |= gaps
+                keeper.attached = 1
+            last = (await keeper.publish(chance.randint(1, 8)))[-1]
+            if keeper.attached:
+                await serve()
+            waiting = await keeper.publish(chance.randint(0, 20))
+            for sequence in chance.sample(waiting, min(len(waiting), 5)):
+                if (await keeper.client.stream_state("S"))["first_seq"] <= sequence:
+                    await keeper.delete(sequence)
+            if waiting and chance.random() < 0.4:
+                await keeper.client.api("STREAM.PURGE.S", {"seq": chance.choice(waiting)})
+            if chance.random() < 0.3:
+                await keeper.gaps.look()
+        if not keeper.attached:
+            gone |= named(await keeper.gaps.observe("d"))
+            keeper.attached = 1
+        last = (await keeper.publish(1))[-1]
+        await serve()
+        assert seen | gone == set(range(1, last + 1)), sorted(set(range(1, last + 1)) - seen - gone)
+        assert keeper.gaps.messages == len(gone)
 
 
 async def test_other_subjects_are_no_gap_beside_deleted_messages(tmp_path: Path) -> None:

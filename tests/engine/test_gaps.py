@@ -103,12 +103,13 @@ def test_the_mark_says_where_a_durable_stands(
 
 
 def test_messages_may_be_passed_over_where_others_were_deleted() -> None:
-    """Among them or beside them; elsewhere nobody looks."""
+    """Among them or beside them, or where the stream begins; elsewhere nobody looks."""
     assert may_be_passed([(3, 5)], state(1, 20, 4))
     assert may_be_passed([(1, 1), (3, 5)], state(1, 20, 6))
     assert may_be_passed([(3, 5)], state(1, 20, 2))
     assert not may_be_passed([(3, 5)], state(1, 20, 7, 8))
-    assert not may_be_passed([(3, 5)], state(4, 20))
+    assert may_be_passed([(3, 5)], state(4, 20))
+    assert not may_be_passed([(3, 5)], state(6, 20))
 
 
 def test_what_is_gone_of_single_sequences() -> None:

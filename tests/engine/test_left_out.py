@@ -134,6 +134,17 @@ def test_the_log_passes_over_what_it_purged() -> None:
     assert judge(left_out, [(31, 31)], state(25), settled=40) == []
 
 
+def test_what_the_log_has_again_before_it_got_there_may_come() -> None:
+    """All was purged and nothing pending; some of it is there again, and the log's own position is before it."""
+    left_out = LeftOut(10, 5)
+    left_out.pass_over(20, 5, is_reached=False)
+    assert judge(left_out, [(13, 15)], state(1, 20, 11)) == [Gap(11, 11, "deleted")]
+    assert left(left_out) == [(13, 15)]
+    note(left_out, (6, 13, 1), (7, 15, 1))
+    assert judge(left_out, [(14, 14)], state(1, 20, 11)) == [Gap(14, 14, "skipped")]
+    assert left_out.jumps == []
+
+
 def test_what_a_later_mark_covers_is_told_elsewhere() -> None:
     """Another gateway has said it, or sent it."""
     left_out = LeftOut(10, 5)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.names import MAX_NAME_CHARS, check_subject_name, check_token, is_covered
+from engine.names import MAX_NAME_CHARS, check_subject_name, check_token, is_covered, is_of_filter
 
 GOOD = ["a", "mysql", "my-sql_2", "A1", "é", "日本", "a:b", "$x", "x" * MAX_NAME_CHARS, "%41", "a,b", "🎬"]
 BAD = [
@@ -107,3 +107,20 @@ def test_no_name_adds_a_word_to_a_command(text: str) -> None:
 def test_a_subject_is_covered_by_the_streams_patterns(subject: str, patterns: list[str], *, covered: bool) -> None:
     """`family.>` takes everything below the family, and a plain pattern itself."""
     assert is_covered(subject, patterns) is covered
+
+
+@pytest.mark.parametrize(
+    ("pattern", "taken", "others"),
+    [
+        ("a.b", ["a.b"], ["a", "a.b.c", "a.c"]),
+        ("a.*", ["a.b"], ["a", "a.b.c", "b.a"]),
+        ("a.*.c", ["a.b.c"], ["a.b", "a.b.d"]),
+        ("a.>", ["a.b", "a.b.c"], ["a", "ab.c"]),
+        ("a.*.>", ["a.b.c", "a.b.c.d"], ["a.b"]),
+        (">", ["a", "a.b"], []),
+    ],
+)
+def test_a_filter_takes_subjects_as_the_log_does(pattern: str, taken: list[str], others: list[str]) -> None:
+    """Token by token."""
+    assert all(is_of_filter(one, pattern) for one in taken)
+    assert not any(is_of_filter(one, pattern) for one in others)
