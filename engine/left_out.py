@@ -163,6 +163,8 @@ class LeftOut:
             own: what was there of the durable's own messages among what was left of it.
             state: the stream, asked after them.
         """
+        if jump not in self.jumps:
+            return  # it ended while the log was asked
         gone = [(one.first, one.last) for one in removed_in(jump.left, state)]
         there = cut(overlap(jump.left, own), gone)
         coming = cut(there, [(0, self.reached)])

@@ -145,6 +145,16 @@ def test_what_the_log_has_again_before_it_got_there_may_come() -> None:
     assert left_out.jumps == []
 
 
+def test_a_jump_that_ended_while_the_log_was_asked_is_left_alone() -> None:
+    """Others have made so many since that it went."""
+    left_out = LeftOut(10, 5)
+    left_out.pass_over(20, 5, is_reached=False)
+    (jump,) = left_out.to_judge(0)
+    left_out.jumps.clear()
+    left_out.judge(jump, [(11, 20)], state())
+    assert left_out.jumps == []
+
+
 def test_what_a_later_mark_covers_is_told_elsewhere() -> None:
     """Another gateway has said it, or sent it."""
     left_out = LeftOut(10, 5)
