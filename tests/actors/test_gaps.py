@@ -147,6 +147,32 @@ async def test_what_comes_again_or_is_settled_elsewhere_is_no_gap(tmp_path: Path
         assert await keeper.gaps.find("d", await keeper.pull(1)) == []
 
 
+async def test_two_gateways_on_one_durable_announce_nothing_that_the_other_sent(tmp_path: Path) -> None:
+    """Each sees half of the numbers: what lies between is open until it is settled, and removed later it is no gap."""
+    async with open_keeper(tmp_path) as keeper:
+        both = [keeper.gaps, keeper.make()]
+        for one in both:
+            assert await one.observe("d") == []
+        keeper.attached = 1
+        gaps: list[Gap] = []
+        for _ in range(5):
+            await keeper.publish(12)
+            found = await keeper.pull(12)
+            for at, one in enumerate(both):
+                gaps += await one.find("d", [found[index] for index in range(12) if index // 3 % 2 == at])
+            await keeper.delete(found[0].sequence)  # before it is settled: the other may name it
+            await keeper.scene.wait_held(11)
+            await keeper.settle(*found[1:])
+            for one in both:
+                await one.look()
+            await keeper.client.api("STREAM.PURGE.S", {"seq": found[-1].sequence})
+        await keeper.publish(1)
+        found = await keeper.pull(1)
+        for one in both:
+            gaps += await one.find("d", found)
+        assert named(gaps) <= {1, 13, 25, 37, 49}
+
+
 async def test_what_the_log_passes_over_is_a_gap_while_an_agent_is_attached(tmp_path: Path) -> None:
     """The purged messages that the server has again are `skipped`; where it has not, they are purged: nothing else."""
     async with open_keeper(tmp_path) as keeper:
