@@ -73,6 +73,15 @@ class Scene:
         self.seen.update(batch.sequences)
         assert (await agent.confirm(batch))["confirmed"] == [[0, batch.last]]
 
+    async def wait_left(self) -> None:
+        """Wait until the gateway knows that no agent is attached: what is published then is on its way to nobody."""
+
+        async def has_left() -> bool:
+            answer = orjson.loads((await ask(self.gateway.url, "GET", "/consumers")).body)
+            return all(one["attached"] == 0 and one["waiting"] == 0 for one in answer["consumers"])
+
+        await wait_until(has_left, "nobody is attached, and no pull is open")
+
     async def take_gaps(self, agent: AgentV1) -> None:
         """Note what was announced by now: an answer that was asked for afterwards has come."""
         await agent.status()
@@ -134,6 +143,7 @@ async def test_what_was_purged_while_the_agent_was_away_is_a_gap(tmp_path: Path,
     async with open_scene(tmp_path) as scene:
         async with attached(scene) as agent:
             await scene.read_to(agent, (await scene.publish(10))[-1])
+        await scene.wait_left()
         await scene.publish(20)
         await scene.purge(**({} if is_all else {"seq": 26}))
         async with attached(scene) as agent:
@@ -262,6 +272,7 @@ async def test_what_the_log_has_again_after_a_purge_and_passes_over_is_a_gap(tmp
     async with open_scene(tmp_path) as scene:
         async with attached(scene) as agent:
             await scene.read_to(agent, (await scene.publish(10))[-1])
+        await scene.wait_left()
         waiting = await scene.publish(20)
         for sequence in waiting[-2:]:
             await scene.delete(sequence)
