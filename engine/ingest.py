@@ -37,9 +37,9 @@ from engine.frames import (
 )
 from engine.log import DUPLICATE_IN_BATCH, Ambiguous, NotStored, Outcome, Stored
 
-IN_FLIGHT_FRAMES: Final = 4
+IN_FLIGHT_FRAMES: Final = 8
 """Frames that cannot grow leave while others are in flight: enough to keep the broker's disk and our processor busy
-at once."""
+at once, also while a pass of our loop is long (`bench overload`)."""
 WAITING_EVENTS: Final = 200_000
 WAITING_BYTES: Final = 64 * 1024 * 1024
 """About a second's work of the log: whoever comes later is better off asking another gateway."""

@@ -16,8 +16,8 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Final
 
-PASS_BYTES: Final = 512 * 1024
-"""About 5 to 10 ms of work (`bench overload`): what a probe has to wait for."""
+PASS_BYTES: Final = 256 * 1024
+"""About 3 to 5 ms of work (`bench overload`): what a probe has to wait for, and an answer to come back."""
 REQUEST_BYTES: Final = 8 * 1024
 
 
