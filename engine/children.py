@@ -127,8 +127,10 @@ def start_child(
         identity = {"pid": child.pid, "start_time": _start_time(child.pid), "exe": _exe(child.pid), "argv": list(argv)}
     except OSError:
         return child  # it ended at once: its exit code says how
+    young = record.with_name(f".{record.name}.new")
     try:
-        record.write_bytes(orjson.dumps(identity))
+        young.write_bytes(orjson.dumps(identity))
+        young.replace(record)  # whoever reads it, or is there after our death, finds a whole record
     except OSError:
         child.close()  # nobody could find it later
         raise

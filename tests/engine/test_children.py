@@ -58,6 +58,14 @@ async def test_a_child_is_written_down_and_has_a_session_of_its_own(tmp_path: Pa
         assert child.exit_code is None
 
 
+async def test_a_record_is_replaced_whole(tmp_path: Path) -> None:
+    """Whoever reads it while the next child starts has the one or the other, never a piece."""
+    with running(tmp_path) as (first, record), record.open("rb") as before, running(tmp_path) as (second, _record):
+        assert orjson.loads(before.read())["pid"] == first.pid
+        assert orjson.loads(record.read_bytes())["pid"] == second.pid
+    assert sorted(os.listdir(tmp_path)) == ["child.json", "log"]
+
+
 async def test_waiting_gives_how_it_ended(tmp_path: Path) -> None:
     """An exit code, or the signal's number, negative; asked again, the same."""
     with running(tmp_path, ["sh", "-c", "read line; exit 7"]) as (child, _):
