@@ -191,10 +191,12 @@ class SeenSignatures:
 
     Args:
         window_s: how old a signature may be.
+        most: how many are remembered.
     """
 
-    def __init__(self, window_s: float) -> None:
+    def __init__(self, window_s: float, most: int = MOST_SEEN) -> None:
         self.window_s = window_s
+        self._most = most
         self._until: dict[bytes, float] = {}
 
     def __len__(self) -> int:
@@ -212,8 +214,10 @@ class SeenSignatures:
             del self._until[first]
         if mark in self._until:
             raise _refused("the signature was used before; sign each request anew, with a nonce")
-        if len(self._until) >= MOST_SEEN:
-            raise Unavailable("identity.away", f"{MOST_SEEN} signatures of the last {self.window_s:g} s are remembered")
+        if len(self._until) >= self._most:
+            raise Unavailable(
+                "identity.away", f"{self._most} signatures of the last {self.window_s:g} s are remembered"
+            )
         self._until[mark] = now + self.window_s + AHEAD_S
 
 

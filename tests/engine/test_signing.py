@@ -11,7 +11,6 @@ import pytest
 from http_message_signatures import HTTPMessageSigner, HTTPMessageVerifier, algorithms
 from http_message_signatures.digests import ContentDigest
 
-import engine.signing
 from engine.errors import Refused, Unavailable
 from engine.keys import digest_of
 from engine.signing import (
@@ -201,10 +200,9 @@ def test_a_signature_counts_once_however_it_is_written() -> None:
     assert "used before" in caught.value.detail
 
 
-def test_what_is_remembered_is_bounded_and_outlives_its_signature(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_remembered_is_bounded_and_outlives_its_signature() -> None:
     """Nothing is forgotten that would count again; overloaded, the next ones are told to come back."""
-    monkeypatch.setattr(engine.signing, "MOST_SEEN", 10)
-    seen = SeenSignatures(WINDOW_S)
+    seen = SeenSignatures(WINDOW_S, most=10)
     for number in range(10):
         seen.add(bytes([number]), NOW)
     with pytest.raises(Unavailable):
