@@ -19,7 +19,7 @@ from actors.tree import Actor
 from engine.catalog_store import Known
 from engine.errors import Unavailable
 from engine.events import FileEvent
-from engine.hashes import WINDOW_S, HashTable, Probe, changes_of, encode_entry, path_of, seeded_at
+from engine.hashes import WINDOW_S, Changes, HashTable, Probe, changes_of, encode_entry, path_of, seeded_at
 from engine.metrics import Histogram
 
 if TYPE_CHECKING:
@@ -119,11 +119,23 @@ class HashCache:
         table.misses += len(answers) - hits
         return answers
 
-    async def learn(self, events: Sequence[FileEvent]) -> None:
-        """Take over what stored events say; never fails."""
-        now_us = max(time.time_ns() // 1000, self._learned_us)  # a clock that is set back brings nothing deleted back
-        self._learned_us = now_us + 2 * len(events) + 1
-        changes = changes_of(events, now_us)
+    def read(self, events: Sequence[FileEvent]) -> Changes | Sequence[FileEvent]:
+        """Give what `learn` will need of events that are about to be stored; never fails.
+
+        Files are read now, while their events are in the processor's caches, and count as seen now. Deletions count
+        from when they are stored, so events with one among them are kept as they are.
+        """
+        changes = changes_of(events, self._now_us())
+        return events if changes.evicted or changes.tombstones else changes
+
+    async def learn(self, news: Changes | Sequence[FileEvent]) -> None:
+        """Take over what stored events say, or what was read of them before; never fails."""
+        if isinstance(news, Changes):
+            changes = news
+        else:
+            now_us = self._now_us()
+            self._learned_us = now_us + 2 * len(news) + 1
+            changes = changes_of(news, now_us)
         if not (changes.seeds or changes.evicted or changes.tombstones):
             return
         self.table.apply(changes)
@@ -135,6 +147,9 @@ class HashCache:
                 self._redis_answered()
             except Unavailable as problem:
                 self._complain(problem)
+
+    def _now_us(self) -> int:
+        return max(time.time_ns() // 1000, self._learned_us)  # a clock that is set back brings nothing deleted back
 
     async def _ask_redis(
         self,

@@ -19,7 +19,7 @@ import trio
 
 from actors.tree import Actor, Mailbox
 from engine.errors import Broken, Fault, Refused, Unavailable
-from engine.events import EventBatch
+from engine.events import EventBytes
 from engine.frames import digest_of
 from engine.ingest import ANSWER_WITHIN_S, NOT_NOW, WAITING_EVENTS, Frame, GroupCommit, Publication, Submission, combine
 from engine.jetstream import JetStream
@@ -93,12 +93,12 @@ class Publisher:
             reason = self._log.connection.last_error or "not connected"
             raise Unavailable("log.down", f"the log is not reachable ({reason}); nothing was stored")
 
-    async def publish(self, subject: str, batch: EventBatch, key: str, trace: str = "") -> Publication:
+    async def publish(self, subject: str, content: EventBytes, key: str, trace: str = "") -> Publication:
         """Put a request's events on the log and wait until they are stored.
 
         Args:
             subject: a subject of the stream.
-            batch: the checked events, at least one.
+            content: the checked events, at least one.
             key: the caller's idempotency key, empty when none.
             trace: the trace that the request belongs to, empty when nobody asked.
 
@@ -111,13 +111,13 @@ class Publisher:
         """
         now = trio.current_time()
         self._check_log(now)
-        count, joined = len(batch.events), batch.joined
+        count, joined = content.count, content.joined
         answered = trio.Event()
         submission = Submission(
             subject,
             joined,
             count,
-            batch.split() if self.commit.needs_pieces(count, len(joined)) else None,
+            content.split() if self.commit.needs_pieces(count, len(joined)) else None,
             message_id_of(subject, key) if key else "",
             now + ANSWER_WITHIN_S,
             answered.set,

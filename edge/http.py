@@ -91,18 +91,8 @@ class Request:
         return self.stream(self, response)
 
     def parameters(self) -> dict[str, str]:
-        """Give the query's parameters; the last of a repeated one wins.
-
-        Raises:
-            Refused: the query is not UTF-8 once decoded, or has absurdly many parameters.
-        """
-        if not self.query:
-            return {}
-        try:
-            pairs = parse_qsl(self.query, keep_blank_values=True, errors="strict", max_num_fields=100)
-        except ValueError as problem:
-            raise Refused("request.bad-parameter", f"the query cannot be decoded: {problem}") from None
-        return dict(pairs)
+        """Give the query's parameters, as `parse_parameters` does."""
+        return parse_parameters(self.query)
 
 
 @dataclass(slots=True)
@@ -125,6 +115,20 @@ class Response:
 
 
 Handler = Callable[[Request], Awaitable[Response]]
+
+
+def parse_parameters(query: str) -> dict[str, str]:
+    """Give a query's parameters; the last of a repeated one wins.
+
+    Raises:
+        Refused: it is not UTF-8 once decoded, or has absurdly many parameters.
+    """
+    if not query:
+        return {}
+    try:
+        return dict(parse_qsl(query, keep_blank_values=True, errors="strict", max_num_fields=100))
+    except ValueError as problem:
+        raise Refused("request.bad-parameter", f"the query cannot be decoded: {problem}") from None
 
 
 def json_response(value: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:

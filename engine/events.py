@@ -55,16 +55,16 @@ class FileEvent(msgspec.Struct, gc=False):
     data: FileFacts
 
 
-class EventBatch(NamedTuple):
-    """The checked events of one request.
+class EventBytes(msgspec.Struct, frozen=True):
+    """The events of one request as they are published.
 
     Args:
-        events: what the cache needs of each, paths canonical.
-        joined: the events' JSON, comma-separated, without the brackets around them.
+        count: how many.
+        joined: their JSON, comma-separated, without the brackets around them.
         pieces: the same, one bytes an event, when it was cheap to have; else None.
     """
 
-    events: list[FileEvent]
+    count: int
     joined: bytes
     pieces: list[bytes] | None
 
@@ -73,6 +73,18 @@ class EventBatch(NamedTuple):
         if self.pieces is not None:
             return self.pieces
         return [bytes(raw) for raw in _RAW_LIST.decode(b"[" + self.joined + b"]")]
+
+
+class EventBatch(NamedTuple):
+    """The checked events of one request.
+
+    Args:
+        events: what the cache needs of each, paths canonical; as large as the request, so let it go when it was read.
+        content: what is published.
+    """
+
+    events: list[FileEvent]
+    content: EventBytes
 
 
 class _Body(msgspec.Struct):
@@ -110,14 +122,14 @@ def decode_events(body: bytes) -> EventBatch:
     events, joined = _decode_plain(body) or _decode_carefully(body)
     _check_count(len(events))
     if _are_canonical(events):
-        return EventBatch(events, joined, None)
+        return _batch(events, joined)
     changed = _fix_all(events)
     if not changed:
-        return EventBatch(events, joined, None)
+        return _batch(events, joined)
     pieces = [bytes(one) for one in _RAW_LIST.decode(b"[" + joined + b"]")]
     for index in changed:
         pieces[index] = _rewrite(pieces[index])
-    return EventBatch(events, b",".join(pieces), pieces)
+    return _batch(events, b",".join(pieces), pieces)
 
 
 def decode_event_lines(body: bytes) -> EventBatch:
@@ -148,7 +160,11 @@ def decode_event_lines(body: bytes) -> EventBatch:
     check_depth(body, 2 * len(events))
     for index in _fix_all(events):
         pieces[index] = _rewrite(pieces[index])
-    return EventBatch(events, b",".join(pieces), pieces)
+    return _batch(events, b",".join(pieces), pieces)
+
+
+def _batch(events: list[FileEvent], joined: bytes, pieces: list[bytes] | None = None) -> EventBatch:
+    return EventBatch(events, EventBytes(len(events), joined, pieces))
 
 
 def _decode_plain(body: bytes) -> tuple[list[FileEvent], bytes] | None:
@@ -163,7 +179,7 @@ def _decode_plain(body: bytes) -> tuple[list[FileEvent], bytes] | None:
         events = _PLAIN_BODY.decode(body).events
     except (msgspec.DecodeError, RecursionError):
         return None
-    if body.count(b"{") + body.count(b"[") != 2 * len(events) + 2:
+    if body.find(b"[", len(_PLAIN_START)) >= 0 or body.count(b"{") != 2 * len(events) + 1:
         if body.count(_NAME) != 1:
             return None
         check_depth(body, 2 * len(events))
@@ -188,15 +204,19 @@ def _decode_carefully(body: bytes) -> tuple[list[FileEvent], bytes]:
 def _are_canonical(events: list[FileEvent]) -> bool:
     """Say that no path needs a change, for all events at once: one look at all paths costs less than one at each."""
     try:
-        paths = ["" if event.data.path is None else event.data.path for event in events]
-        others = {event.data.dir for event in events}
-        others.update([event.data.root_path for event in events])
+        facts = [event.data for event in events]
+        paths = [one.path for one in facts if one.path is not None]
+        others = {one.dir for one in facts}
+        others.update([one.root_path for one in facts])
         others.discard(None)
-        text = "/\n".join(paths) + "/\n" + "/\n".join(others) + "/\n"
+        paths += others
+        if paths and min(paths) < "/":
+            return False  # it is empty or begins with a dot, or with what few paths begin with
+        text = "/\n".join(paths) + "/\n"
     except TypeError:
         return False  # something that is not text: the careful way names it
     # A slash was put behind every path, so that "//" finds a trailing one too.
-    return not ("//" in text or "/." in text or "\n." in text or "\\" in text or text.startswith(("/\n", ".")))
+    return not ("//" in text or "/." in text or "\\" in text)
 
 
 def _check_count(count: int) -> None:

@@ -17,6 +17,7 @@ Sizes (CPython 3.11, measured by `bench/scenarios/memory.py`): a key is 16 bytes
 
 import struct
 from collections.abc import Sequence
+from math import trunc
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -40,6 +41,8 @@ MISS: Final = b'{"status":"MISS","algo":null,"hash":null}'
 
 _BY_INODE: Final = struct.Struct("<QQQq").pack
 _BY_PATH: Final = struct.Struct("<Qq").pack
+_NOT_COMMON: Final = (TypeError, ValueError, KeyError, OverflowError, AttributeError, struct.error)
+"""What facts that are no numbers, or missing, and an algorithm that was not seen before, raise."""
 _TIME: Final = struct.Struct("<Q")
 _HEAD: Final = struct.Struct("<QB")
 ALGORITHM_AT: Final = 8
@@ -194,28 +197,18 @@ def changes_of(events: Sequence[FileEvent], now_us: int) -> Changes:
     heads: dict[str, bytes] = {}
     for event in events:
         data = event.data
-        algo, value = data.algo, data.hash
         if event.type == "file.upsert":
-            if algo.__class__ is not str or value.__class__ is not str or not (algo and value and data.path):
-                continue
-            if len(value) > MAX_HASH_CHARS:
-                continue
-            try:  # the common case without a call: `bench/scenarios/ingest.py` pays for it
-                key = digest(by_inode(data.dev or 0, data.inode or 0, data.size, int(data.mtime)))
-            except (TypeError, ValueError, OverflowError, struct.error):
-                continue
-            if not data.dev or not data.inode:
-                by_path = identity_of(data)
-                if by_path is None:
+            try:  # the common case without a call of ours: `bench/scenarios/ingest.py` pays for it
+                value, dev, inode = data.hash, data.dev, data.inode
+                if dev and inode and data.path and value and len(value) <= MAX_HASH_CHARS:
+                    key = digest(by_inode(dev, inode, data.size, trunc(data.mtime)))
+                    seeds[key] = heads[data.algo] + value.encode()
                     continue
-                key = by_path
-            head = heads.get(algo)
-            if head is None:
-                head = _head_of(algo, now_us)
-                if head is None:
-                    continue
-                heads[algo] = head
-            seeds[key] = head + value.encode()
+            except _NOT_COMMON:
+                pass
+            seed = _seed_of(data, heads, now_us)
+            if seed is not None:
+                seeds[seed[0]] = seed[1]
         elif event.type == "file.delete":
             now_us += 1
             heads.clear()
@@ -227,6 +220,26 @@ def changes_of(events: Sequence[FileEvent], now_us: int) -> Changes:
                 tombstones[path] = now_us
             now_us += 1
     return Changes(seeds, evicted, tombstones)
+
+
+def _seed_of(data: FileFacts, heads: dict[str, bytes], now_us: int) -> tuple[bytes, bytes] | None:
+    """Give the identity and the entry of a file that was reported, however it was written; None where there is none.
+
+    Args:
+        data: what was reported.
+        heads: the beginnings of entries, by their algorithm's name; one that is missing is added.
+        now_us: when it is remembered.
+    """
+    algo, value = data.algo, data.hash
+    if algo.__class__ is not str or value.__class__ is not str or not (algo and value and data.path):
+        return None
+    if len(value) > MAX_HASH_CHARS:
+        return None
+    key, head = identity_of(data), heads.get(algo) or _head_of(algo, now_us)
+    if key is None or head is None:
+        return None
+    heads[algo] = head
+    return key, head + value.encode()
 
 
 class HashTable:
@@ -301,13 +314,12 @@ class HashTable:
         is_simple = not self._young_tombs and not self._old_tombs
         for index, probe in enumerate(probes):
             key: bytes | None
-            dev, inode = probe.dev, probe.inode
-            if dev and inode:
-                try:  # the common case without a call: `bench/scenarios/hashes.py` pays for it
-                    key = digest(by_inode(dev, inode, probe.size, int(probe.mtime)))
-                except (TypeError, ValueError, OverflowError, struct.error):
-                    key = None
-            else:
+            try:  # the common case without a call of ours: `bench/scenarios/hashes.py` pays for it
+                dev, inode = probe.dev, probe.inode
+                key = digest(by_inode(dev, inode, probe.size, trunc(probe.mtime))) if dev and inode else None
+            except _NOT_COMMON:
+                key = None
+            if key is None:
                 key = identity_of(probe)
             if key is None:
                 answers.append(None)

@@ -45,6 +45,12 @@ def check_subject_name(text: str) -> str:
     return text
 
 
+def subjects_of(subject: str) -> list[str]:
+    """Give the subjects that a stream takes: `snapfs.>`, and its default subject's family where it is another."""
+    family = f"{subject.partition('.')[0]}.>"
+    return ["snapfs.>"] if family == "snapfs.>" else ["snapfs.>", family]
+
+
 def is_covered(subject: str, patterns: Iterable[str]) -> bool:
     """Say that one of the patterns, such as `snapfs.>`, takes the subject."""
     for pattern in patterns:

@@ -19,7 +19,7 @@ from pydantic_settings import SettingsConfigDict
 
 from engine.endpoints import endpoints_of
 from engine.errors import Refused
-from engine.names import check_subject_name, check_token
+from engine.names import check_subject_name, check_token, subjects_of
 from engine.request_log import check_rule
 from engine.settings_audit import AuditSettings
 from engine.settings_identity import IdentitySettings, is_loopback
@@ -210,9 +210,8 @@ class Settings(TlsSettings, IdentitySettings, LimitSettings, ServerSettings, Spa
 
     @property
     def subjects(self) -> list[str]:
-        """The subjects that the stream takes: `snapfs.>`, and the default subject's family where it is another."""
-        family = f"{self.subject.split('.')[0]}.>"
-        return ["snapfs.>"] if family == "snapfs.>" else ["snapfs.>", family]
+        """The subjects that the stream takes."""
+        return subjects_of(self.subject)
 
 
 class SettingLine(NamedTuple):

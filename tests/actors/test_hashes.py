@@ -68,6 +68,21 @@ async def test_what_was_stored_is_known() -> None:
     assert cache.redis_state()[1] is None
 
 
+async def test_what_is_read_before_it_is_stored_counts_as_seen_then() -> None:
+    """It is known once it was stored, and not by a deletion that was stored meanwhile; one in it counts when stored."""
+    cache = HashCache(HashTable(AMPLE_BYTES, TTL_S), None)
+    news = cache.read([upsert(1, "aa"), upsert(2, "bb")])
+    assert await ask(cache, 1, 2) == [None, None]
+    await cache.learn(cache.read([delete(1), upsert(3, "cc")]))
+    await cache.learn(news)
+    assert await ask(cache, 1, 2, 3) == [None, "bb", "cc"]
+    gone = cache.read([upsert(4, "old"), delete(2), delete(4), upsert(4, "dd")])
+    await cache.learn(cache.read([upsert(2, "new")]))
+    assert await ask(cache, 2, 4) == ["new", None]
+    await cache.learn(gone)
+    assert await ask(cache, 2, 4) == [None, "dd"]
+
+
 async def test_probes_without_an_identity_are_misses() -> None:
     """Facts that make no identity are neither found nor asked for elsewhere."""
     cache = HashCache(HashTable(AMPLE_BYTES, TTL_S), None)

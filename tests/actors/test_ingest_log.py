@@ -12,7 +12,7 @@ from actors.ingest import Publisher
 from actors.tree import Actor
 from engine.endpoints import Endpoint
 from engine.errors import Fault, Refused, Situation
-from engine.events import EventBatch, decode_events
+from engine.events import EventBytes, decode_events
 from engine.ingest import Publication
 from engine.jetstream import JetStream
 from tests.support.nats_client import NatsClient, open_nats_client
@@ -23,9 +23,9 @@ SUBJECT = "snapfs.files"
 STREAM = {"name": "S", "subjects": ["snapfs.>"], "allow_atomic": True, "allow_direct": True}
 
 
-def batch_of(*numbers: int) -> EventBatch:
+def batch_of(*numbers: int) -> EventBytes:
     """A request's events."""
-    return decode_events(orjson.dumps({"events": [{"type": "t", "data": {"n": number}} for number in numbers]}))
+    return decode_events(orjson.dumps({"events": [{"type": "t", "data": {"n": number}} for number in numbers]})).content
 
 
 async def stored_numbers(client: NatsClient) -> list[list[int]]:

@@ -21,14 +21,14 @@ def raw_members(text: bytes) -> dict[str, bytes]:
 def rewritten(event: bytes) -> bytes:
     """What becomes of one event."""
     listed = decode_events(b'{"events":[' + event + b"]}")
-    assert decode_event_lines(event).joined == listed.joined
-    return listed.joined
+    assert decode_event_lines(event).content.joined == listed.content.joined
+    return listed.content.joined
 
 
 @given(raw_events())
 def test_every_other_member_keeps_its_bytes(event: RawEvent) -> None:
     """Only the values of path members change; the order of members, and all other values to the byte, stay."""
-    joined = decode_events(bodies_of([event])).joined
+    joined = decode_events(bodies_of([event])).content.joined
     before, after = raw_members(event.text.encode()), raw_members(joined)
     data_before, data_after = raw_members(before.pop("data")), raw_members(after.pop("data"))
     assert before == after
@@ -99,15 +99,15 @@ def test_the_facts_have_the_canonical_path() -> None:
     assert batch.events[0].data.path == "C:/a/b"
     batch = decode_event_lines(rb'{"type":"file.upsert","data":{"path":"a//b","path":"c//d"}}')
     assert batch.events[0].data.path == "c/d"
-    assert orjson.loads(batch.joined)["data"]["path"] == "c/d"
+    assert orjson.loads(batch.content.joined)["data"]["path"] == "c/d"
 
 
 @given(st.lists(raw_events(), min_size=2, max_size=5))
 def test_neighbours_of_a_rewritten_event_are_not_touched(events: list[RawEvent]) -> None:
     """Rewriting one event of a request changes no byte of the others."""
     odd = RawEvent("file.x", '{"type":"file.x","data":{"path":"a//b"}}', {"path": "a//b"})
-    with_odd = decode_events(bodies_of([events[0], odd, *events[1:]])).split()
-    alone = [decode_events(bodies_of([event])).joined for event in events]
+    with_odd = decode_events(bodies_of([events[0], odd, *events[1:]])).content.split()
+    alone = [decode_events(bodies_of([event])).content.joined for event in events]
     assert with_odd[1] == b'{"type":"file.x","data":{"path":"a/b"}}'
     assert [with_odd[0], *with_odd[2:]] == alone
 
@@ -118,7 +118,7 @@ def test_neighbours_of_a_rewritten_event_are_not_touched(events: list[RawEvent])
 def test_all_paths_at_once_and_one_by_one_agree(one: str, other: str, member: str) -> None:
     """The look at all paths of a request at once overlooks none that needs a change."""
     events = [{"type": "file.x", "data": {"path": one}}, {"type": "file.x", "data": {member: other}}]
-    published = [orjson.loads(piece) for piece in decode_events(orjson.dumps({"events": events})).split()]
+    published = [orjson.loads(piece) for piece in decode_events(orjson.dumps({"events": events})).content.split()]
     assert published == [
         {"type": "file.x", "data": {"path": canonical_path(one)}},
         {"type": "file.x", "data": {member: canonical_path(other)}},

@@ -150,9 +150,9 @@ def test_a_path_that_is_no_text_is_named(path: str) -> None:
         assert refusal.kind.code == "request.wrong-shape"
         assert refusal.members["errors"] == [{"index": 1, "problem": "data.path is not a string"}]
     other = f'{{"type":"job.done","data":{{"path":{path},"dir":{path}}}}}'
-    assert decode_events(f'{{"events":[{other}]}}'.encode()).joined == other.encode()
+    assert decode_events(f'{{"events":[{other}]}}'.encode()).content.joined == other.encode()
     none = b'{"type":"file.upsert","data":{"path":null,"dir":%b}}' % path.encode()
-    assert decode_events(b'{"events":[' + none + b"]}").joined == none
+    assert decode_events(b'{"events":[' + none + b"]}").content.joined == none
 
 
 @pytest.mark.parametrize("wrong", ["1", '{"type":"a"}'])
@@ -217,8 +217,8 @@ def test_the_deepest_nesting_is_taken(name: str) -> None:
     """32 levels are the limit, the body's own included."""
     for depth in (5, MAX_DEPTH - 1, MAX_DEPTH):
         event = nested(*NESTS[name], depth)
-        assert decode_events(f'{{"events":[{event}]}}'.encode()).joined == event.encode()
-        assert decode_event_lines(event.encode()).joined == event.encode()
+        assert decode_events(f'{{"events":[{event}]}}'.encode()).content.joined == event.encode()
+        assert decode_event_lines(event.encode()).content.joined == event.encode()
 
 
 @pytest.mark.parametrize("name", NESTS)
@@ -243,7 +243,7 @@ def test_brackets_in_a_text_do_not_count(text: str) -> None:
     """Whatever stands in a string, it nests nothing."""
     value = '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
     event = f'{{"type":"a","data":{{"x":{value}}}}}'
-    assert decode_events(f'{{"events":[{event}]}}'.encode()).joined == event.encode()
+    assert decode_events(f'{{"events":[{event}]}}'.encode()).content.joined == event.encode()
     refusal_of(f'{{"events":[{nested("[", "]", MAX_DEPTH + 1)},{{"x":{value}}}]}}'.encode())
 
 

@@ -54,11 +54,11 @@ def test_what_is_accepted_means_the_same_afterwards(events: list[RawEvent]) -> N
     body = bodies_of(events)
     batch = decode_events(body)
     sent = [with_canonical_paths(event) for event in parse(body)["events"]]
-    assert parse(b"[" + batch.joined + b"]") == sent
-    assert [parse(piece) for piece in batch.split()] == sent
-    assert b",".join(batch.split()).replace(b" ", b"").replace(b"\t", b"") == batch.joined.replace(b" ", b"").replace(
-        b"\t", b""
-    )
+    assert parse(b"[" + batch.content.joined + b"]") == sent
+    assert [parse(piece) for piece in batch.content.split()] == sent
+    assert b",".join(batch.content.split()).replace(b" ", b"").replace(b"\t", b"") == batch.content.joined.replace(
+        b" ", b""
+    ).replace(b"\t", b"")
     assert [event.type for event in batch.events] == [event.type for event in events]
 
 
@@ -66,7 +66,7 @@ def test_what_is_accepted_means_the_same_afterwards(events: list[RawEvent]) -> N
 def test_an_event_whose_paths_stay_keeps_its_bytes(events: list[RawEvent]) -> None:
     """Numbers without end, odd escapes and white space survive byte for byte."""
     batch = decode_events(bodies_of(events))
-    for event, piece in zip(events, batch.split(), strict=True):
+    for event, piece in zip(events, batch.content.split(), strict=True):
         if not event.type.startswith("file.") or all(is_canonical(path) for path in event.paths.values()):
             assert piece == event.text.encode()
 
@@ -79,7 +79,7 @@ def test_the_one_pass_way_and_the_careful_way_agree(events: list[RawEvent], fram
     assert parse(careful)["events"] == parse(plain)["events"]
     one, other = decode_events(plain), decode_events(careful)
     assert summary(one) == summary(other)
-    assert one.split() == other.split()
+    assert one.content.split() == other.content.split()
 
 
 @given(st.lists(raw_events(), max_size=4))
@@ -88,7 +88,7 @@ def test_lines_and_a_list_agree(events: list[RawEvent]) -> None:
     lines = decode_event_lines("\n".join(event.text for event in events).encode())
     listed = decode_events(bodies_of(events))
     assert summary(lines) == summary(listed)
-    assert lines.split() == listed.split()
+    assert lines.content.split() == listed.content.split()
 
 
 def mutated(body: bytes, edits: list[tuple[int, bytes]]) -> bytes:
@@ -124,13 +124,13 @@ def test_a_damaged_body_is_refused_or_is_still_json(events: list[RawEvent], edit
             check_refusal(refusal, text)
         else:
             parse(text)
-            assert len(parse(b"[" + batch.joined + b"]")) == len(batch.events)
+            assert len(parse(b"[" + batch.content.joined + b"]")) == len(batch.events)
     try:
         batch = decode_event_lines(body)
     except Refused as refusal:
         check_refusal(refusal, body)
     else:
-        assert [parse(piece)["type"] for piece in batch.split()] == [event.type for event in batch.events]
+        assert [parse(piece)["type"] for piece in batch.content.split()] == [event.type for event in batch.events]
 
 
 def check_refusal(refusal: Refused, body: bytes) -> None:
@@ -167,7 +167,7 @@ def test_every_form_of_the_body_is_taken_or_refused(form: bytes, is_taken: bool)
     """Each form of the object around the events, and none but the events of its last `events`."""
     body = form.replace(b"%e", EVENT)
     if is_taken:
-        assert decode_events(body).split() == [EVENT]
+        assert decode_events(body).content.split() == [EVENT]
     else:
         refusal_of(body)
 
@@ -176,7 +176,7 @@ def test_repeated_members_of_an_event_keep_their_bytes() -> None:
     """An event whose paths stay is not touched, even where a name is there twice; the last one counts."""
     event = b'{"type":"file.upsert","data":{"path":"/x","x":1,"x":2,"path":"/a"}}'
     batch = decode_events(b'{"events":[' + event + b"]}")
-    assert batch.joined == event
+    assert batch.content.joined == event
     assert batch.events[0].data.path == "/a"
 
 
@@ -184,7 +184,7 @@ def test_no_events_are_no_error() -> None:
     """An empty list is taken, with nothing in it, in every form."""
     for body in (b'{"events":[]}', b'{"events":[ ]}', b' {"events":[]}', b'{"events":[\n]}'):
         batch = decode_events(body)
-        assert (batch.events, batch.split()) == ([], [])
+        assert (batch.events, batch.content.split()) == ([], [])
     for lines in (b"", b"\n", b" \r\n\t\n"):
         batch = decode_event_lines(lines)
-        assert (batch.events, batch.joined, batch.split()) == ([], b"", [])
+        assert (batch.events, batch.content.joined, batch.content.split()) == ([], b"", [])

@@ -267,3 +267,21 @@ def test_what_is_not_probes_is_refused(body: bytes, code: str | None, offset: in
     assert offset is None or caught.value.members["offset"] == offset
     if code == "request.wrong-shape":
         assert "path, size, mtime" in caught.value.detail
+
+
+ODD: dict[str, list[object]] = {
+    "path": ["", None, 5, []],
+    "size": [None, "10", -1, 10.0, 2**64, True],
+    "mtime": [None, "17", "", -1.5, float("nan"), float("inf"), 2**63, [], True],
+    "inode": [None, 0, -1, "5", 5.0, 2**64, [], True],
+    "dev": [None, 0, -1, "7", 7.0, 2**64, [], True],
+    "algo": [None, "", "md5", "of its own", 5, [], "x" * 99],
+    "hash": [None, "", 5, ["00"], "é" * MAX_HASH_CHARS, "1" * (MAX_HASH_CHARS + 1)],
+}
+
+
+@pytest.mark.parametrize(("member", "value"), [(member, value) for member in ODD for value in ODD[member]], ids=repr)
+def test_a_file_is_seeded_as_alone_whatever_was_reported_before_it(member: str, value: object) -> None:
+    """The second file of an algorithm takes a shorter way through the code, to the same place."""
+    before, odd = upsert(FILE), upsert(INODE, **{member: value})
+    assert changes_of([before, odd], 5).seeds == changes_of([before], 5).seeds | changes_of([odd], 5).seeds

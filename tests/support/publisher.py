@@ -10,7 +10,7 @@ import trio.testing
 from actors.ingest import Publisher
 from actors.tree import Actor
 from engine.errors import Fault, Situation
-from engine.events import EventBatch, decode_events
+from engine.events import EventBytes, decode_events
 from engine.ingest import Publication
 from engine.jetstream import JetStream
 from tests.support.nats_peer import Command, NatsPeer, PeerConnection, open_nats_peer
@@ -19,9 +19,9 @@ Clock = trio.testing.MockClock
 SUBJECT = "snapfs.files"
 
 
-def batch_of(*numbers: int) -> EventBatch:
+def batch_of(*numbers: int) -> EventBytes:
     """A request's events."""
-    return decode_events(orjson.dumps({"events": [{"type": "t", "data": {"n": number}} for number in numbers]}))
+    return decode_events(orjson.dumps({"events": [{"type": "t", "data": {"n": number}} for number in numbers]})).content
 
 
 def numbers_in(command: Command) -> list[int]:
@@ -44,7 +44,7 @@ class Callers:
         self._nursery = nursery
         self._news = trio.Event()
 
-    def call(self, name: str, batch: EventBatch, key: str = "") -> trio.CancelScope:
+    def call(self, name: str, batch: EventBytes, key: str = "") -> trio.CancelScope:
         """Begin a request; cancelling the scope is the client going away."""
         scope = trio.CancelScope()
 
