@@ -13,7 +13,6 @@ What must change with it: `edge/gate.py` reads its requests with the methods her
 import re
 import socket
 from collections.abc import Awaitable, Callable
-from enum import Enum
 from functools import partial
 from math import inf
 from typing import Final
@@ -25,6 +24,7 @@ from edge.chunked import ChunkedDecoder
 from edge.heads import read_head
 from edge.http import Request, Response, SendPiece
 from edge.normaliser import MAX_HEAD_BYTES, Head, head_too_large
+from edge.phase import Phase
 from edge.problems import problem_response
 from edge.responses import encode_response, request_id_of
 from edge.routes import Lane, RouteTable, respond
@@ -39,6 +39,9 @@ from engine.limits import lines_of
 log = structlog.get_logger("express")
 
 RECEIVE_BYTES: Final = 64 * 1024
+HEAD_RECEIVE_BYTES: Final = 4 * 1024
+"""Most heads, and small requests whole. A large body stays with the kernel until somebody works on it: then it comes
+into the processor's caches just in time, and one that is turned away never does (`bench overload`)."""
 HANDSHAKE_WITHIN_S: Final = 10.0
 SEND_PIECE_BYTES: Final = 256 * 1024
 BODY_LEAST_BYTES_PER_S: Final = 1024
@@ -51,17 +54,6 @@ _REQUEST_START: Final = re.compile(rb"[A-Z]{1,20}(?: |\Z)")
 
 PassOn = Callable[["Connection", Head], Awaitable[bool]]
 """Passes a connection on when the request, whose head was read, belongs to another process; False when it does not."""
-
-
-class Phase(Enum):
-    """What a connection is doing."""
-
-    HANDSHAKE = "agreeing on TLS"
-    IDLE = "between requests"
-    HEAD = "reading a head"
-    BODY = "reading a body"
-    BUSY = "answering"
-    UPGRADED = "a WebSocket"
 
 
 class Connection:
@@ -225,7 +217,7 @@ class Connection:
                 if self.phase is Phase.IDLE:
                     self.phase = Phase.HEAD
                     self.deadline = trio.current_time() + self.within.header_s
-            data = await self.stream.receive_some(RECEIVE_BYTES)
+            data = await self.stream.receive_some(HEAD_RECEIVE_BYTES)
             if not data:
                 return None
             buffer += data
@@ -292,7 +284,12 @@ class Connection:
 
     def _skip_body(self, head: Head) -> None:
         """Throw away a body that nobody wanted, where it is here already: then the connection can stay."""
-        if self._unread and head.length is not None and len(self._buffer) >= head.length:
+        if not self._unread or head.length is None:
+            return
+        missing = head.length - len(self._buffer)
+        if missing > 0 and isinstance(self.stream, TcpStream):
+            missing -= self.stream.discard_nowait(missing)
+        if missing <= 0:
             del self._buffer[: head.length]
             self._unread = False
 
@@ -312,9 +309,21 @@ class Connection:
         Raises:
             Refused: it is larger than the limit, or its framing is broken.
         """
+        turns, length = self._table.turns, head.length or 0
+        missing = length - len(self._buffer)
+        if missing > 0 and length <= limit_bytes and isinstance(self.stream, TcpStream) and self.stream.holds(missing):
+            if turns is not None:
+                await turns.take(length)
+            rest = self.stream.receive_nowait(missing) or b""
+            if len(rest) == missing:
+                body = bytes(self._buffer) + rest
+                self._buffer.clear()
+                self._unread = False
+                return body
+            self._buffer += rest
         body = await self._read_whole(head, limit_bytes)
-        if body and self._table.turns is not None:
-            await self._table.turns.take(len(body))
+        if body and turns is not None:
+            await turns.take(len(body))
         return body
 
     async def _read_whole(self, head: Head, limit_bytes: int) -> bytes:

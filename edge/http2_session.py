@@ -35,9 +35,10 @@ from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes, Settings
 from hyperframe.frame import GoAwayFrame
 
-from edge.express import LINGER_BYTES, LINGER_S, RECEIVE_BYTES, Connection, Phase
+from edge.express import LINGER_BYTES, LINGER_S, RECEIVE_BYTES, Connection
 from edge.http2_stream import Stream
 from edge.normaliser import MAX_HEAD_BYTES
+from edge.phase import Phase
 from engine.http2_floods import MOST_FRAME_BYTES, FrameMeter
 
 if TYPE_CHECKING:

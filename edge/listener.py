@@ -21,8 +21,9 @@ import structlog
 import trio
 
 from actors.tree import Mailbox
-from edge.express import Connection, PassOn, Phase
+from edge.express import Connection, PassOn
 from edge.normaliser import Head
+from edge.phase import Phase
 from edge.problems import problem_response
 from edge.responses import encode_response, request_id_of
 from edge.routes import RouteTable

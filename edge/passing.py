@@ -19,9 +19,10 @@ import orjson
 import trio
 
 from actors.mesh import Mesh
-from edge.express import Connection, Phase
+from edge.express import Connection
 from edge.listener import Listener
 from edge.normaliser import Head
+from edge.phase import Phase
 from edge.tcp_stream import TcpStream
 from edge.tls_stream import ClientStream
 from engine.errors import Unavailable

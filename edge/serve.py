@@ -72,6 +72,8 @@ LOG_FIRST_S: Final = 5.0
 
 READY_WITHIN_S: Final = 30.0
 FLUSH_WITHIN_S: Final = 2.0
+YOUNG_OBJECTS: Final = 10_000
+"""How many are made before it is looked for cycles among them; most are gone by then without that."""
 
 
 async def serve(
@@ -353,7 +355,9 @@ def _redis_tier(settings: Settings, bridge: Bridge) -> "RedisTier | None":
 def _settle_memory() -> None:
     """Take what the start left behind out of the garbage collector's sight.
 
-    Modules and tables stay anyway, and looking through them again and again costs every request (`bench ingest`).
+    Modules and tables stay anyway, and looking through them again and again costs every request (`bench ingest`). So
+    does looking for cycles after every few hundred objects, where a crowd of connections waits (`bench overload`).
     """
     gc.collect()
     gc.freeze()
+    gc.set_threshold(YOUNG_OBJECTS)

@@ -10,13 +10,20 @@ Rules of the file:
 """
 
 import errno
+import fcntl
 import socket
+import sys
+import termios
 from operator import index
 from typing import Final
 
 import trio
 
 RECEIVE_BYTES: Final = 64 * 1024
+DISCARD_BYTES: Final = 256 * 1024
+_THROW_AWAY: Final = socket.MSG_TRUNC if sys.platform == "linux" else 0
+"""tcp(7): the bytes are not copied; what `recv` gives for them means nothing but how many they were."""
+_NO_COUNT: Final = bytes(4)
 _CLOSED: Final = {errno.EBADF, errno.ENOTSOCK}
 
 
@@ -54,6 +61,43 @@ class TcpStream(trio.abc.HalfCloseableStream):
                     return raw.recv(most)
                 except BlockingIOError:
                     continue
+        except OSError as problem:
+            raise _translate(problem) from problem
+
+    def holds(self, size_bytes: int) -> bool:
+        """Say that so many bytes have arrived and can be received without waiting."""
+        if self._raw.fileno() < 0:
+            return False
+        return int.from_bytes(fcntl.ioctl(self._raw, termios.FIONREAD, _NO_COUNT), sys.byteorder) >= size_bytes
+
+    def receive_nowait(self, max_bytes: int) -> bytes | None:
+        """Receive what has arrived; None when that is nothing, empty when the client has ended.
+
+        Raises:
+            trio.BrokenResourceError: the connection broke.
+            trio.ClosedResourceError: it was closed here.
+        """
+        return self._take(max_bytes, 0)
+
+    def discard_nowait(self, max_bytes: int) -> int:
+        """Throw away what has arrived, on Linux without bringing it through the processor's caches.
+
+        Returns:
+            How many bytes that were; raises as `receive_nowait`.
+        """
+        left = max_bytes
+        while left > 0:
+            gone = self._take(min(left, DISCARD_BYTES), _THROW_AWAY)
+            if not gone:
+                break
+            left -= len(gone)
+        return max_bytes - left
+
+    def _take(self, max_bytes: int, flags: int) -> bytes | None:
+        try:
+            return self._raw.recv(max_bytes, flags)
+        except BlockingIOError:
+            return None
         except OSError as problem:
             raise _translate(problem) from problem
 

@@ -8,11 +8,12 @@ import pytest
 import trio
 import trio.testing
 
-from edge.express import Connection, Phase
+from edge.express import Connection
 from edge.http import Request, Response, json_response
 from edge.http2 import Http2
 from edge.http2_session import LARGE_BODIES, MOST_TASKS
 from edge.normaliser import Head
+from edge.phase import Phase
 from edge.routes import Lane, Route, RouteTable
 from edge.tcp_stream import TcpStream
 from engine.errors import Refused, Unavailable

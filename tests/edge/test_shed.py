@@ -1,11 +1,15 @@
 """Told at once to come back: the same answer as the long way gives, counted, and for nobody who must get in."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 import orjson
 import pytest
 import trio
 
+from actors.tree import Actor
 from actors.turns import Turns
-from edge.express import Connection
+from edge.express import HEAD_RECEIVE_BYTES, Connection
 from edge.heads import read_head
 from edge.http import Request, Response, json_response
 from edge.normaliser import Head
@@ -18,6 +22,8 @@ from engine.metrics import Metrics
 from engine.patience import BURST_S
 from engine.turns import PASS_BYTES
 from tests.support import http
+from tests.support.tcp import open_tcp
+from tests.support.waiting import wait_until
 
 
 async def handle(request: Request) -> Response:
@@ -116,6 +122,58 @@ async def test_a_client_hears_it_and_keeps_its_connection(table: RouteTable) -> 
             nursery.cancel_scope.cancel()
     theirs.close()
     assert table.metrics.requests[("/work", "POST", 503)] == count
+
+
+@asynccontextmanager
+async def open_served(table: RouteTable) -> AsyncIterator[tuple[Connection, http.Connection]]:
+    """A connection over TCP that is served, and its client."""
+
+    async def never(*_: object) -> None:
+        raise AssertionError("nobody asked for that")
+
+    async with open_tcp() as (stream, theirs), trio.open_nursery() as nursery:
+        served = Connection(stream, "127.0.0.1", table, never, never, lambda: False)
+        nursery.start_soon(served.run)
+        yield served, http.Connection(theirs, "x")
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_large_body_that_nobody_wants_is_thrown_away_and_nothing_else(table: RouteTable) -> None:
+    """Whether it looks like a request or not; what is sent behind it is the next request."""
+    table.turns = Busy()
+    body = b"GET /probe HTTP/1.1\r\nHost: x\r\n\r\n" * 1000
+    async with open_served(table) as (_, client):
+        with trio.fail_after(10):
+            for _ in range(20):
+                await client.send(client.encode("POST", "/work", (), body) + client.encode("GET", "/probe", (), b""))
+                assert (await client.read_answer()).problem(503)["code"] == "server.busy"
+                assert (await client.read_answer()).status == 200
+    assert table.metrics.requests == {("/work", "POST", 503): 20, ("/probe", "GET", 200): 20}
+
+
+async def test_a_body_waits_for_its_turn_where_it_is() -> None:
+    """It is read when it is worked on, whole; until then the gateway holds its beginning alone."""
+    turns, body, seen = Turns(), bytes(range(256)) * 180, list[bytes]()
+
+    async def keep(request: Request) -> Response:
+        seen.append(await request.read_body(len(body)))
+        return json_response({})
+
+    route = Route("POST", "/work", keep, Lane.EXPRESS, "a test", scope=None)
+    table = RouteTable([route], Metrics(), turns=turns)
+    async with open_served(table) as (served, client), trio.open_nursery() as nursery:
+        for _ in range(2):
+            nursery.start_soon(turns.take, PASS_BYTES)
+        await wait_until(lambda: turns.mailbox().depth == 1, "somebody waits")
+        await client.send(client.encode("POST", "/work", (), body))
+        await wait_until(lambda: turns.mailbox().depth == 2, "the body waits")
+        assert len(served.taken()) <= HEAD_RECEIVE_BYTES
+        assert not seen
+        nursery.start_soon(turns.run, Actor("turns", 0.0), lambda: None)
+        with trio.fail_after(10):
+            assert (await client.read_answer()).status == 200
+        nursery.cancel_scope.cancel()
+    assert seen == [body]
 
 
 async def test_turns_that_wait_too_long_are_what_turns_away(table: RouteTable, autojump_clock: object) -> None:

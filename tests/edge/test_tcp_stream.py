@@ -8,7 +8,9 @@ import pytest
 import trio
 import trio.testing
 
-from edge.tcp_stream import TcpStream
+from edge.tcp_stream import DISCARD_BYTES, TcpStream
+from tests.support.tcp import open_tcp
+from tests.support.waiting import wait_until
 
 
 def pair() -> tuple[TcpStream, TcpStream]:
@@ -97,6 +99,50 @@ async def test_a_socket_that_is_closed_is_not_read_though_its_number_is_in_use_a
             await trio.testing.wait_all_tasks_blocked()
             assert len(caught) == 1
             assert (other.recv(100), peer.recv(100)) == (b"for the second", b"for the second")
+
+
+async def wait_held(stream: TcpStream, size_bytes: int) -> None:
+    """Wait until so many bytes have arrived."""
+    await wait_until(lambda: stream.holds(size_bytes), f"{size_bytes} bytes have arrived")
+
+
+async def test_what_has_arrived_is_known_taken_and_thrown_away_without_waiting() -> None:
+    """Exactly as many bytes as are asked for, on TCP as on anything else; what comes after them stays."""
+    for opened in (open_tcp, open_pair):
+        async with opened() as (ours, theirs):
+            assert not ours.holds(1)
+            assert ours.holds(0)
+            assert ours.receive_nowait(10) is None
+            assert ours.discard_nowait(10) == 0
+            await theirs.send_all(b"abcdefghij")
+            await wait_held(ours, 10)
+            assert not ours.holds(11)
+            assert ours.receive_nowait(3) == b"abc"
+            assert ours.discard_nowait(4) == 4
+            assert ours.receive_nowait(2) == b"hi"
+            assert ours.discard_nowait(100) == 1
+            assert ours.receive_nowait(1) is None
+            await theirs.send_eof()
+            assert await ours.receive_some() == b""
+            assert ours.receive_nowait(1) == b""
+            assert ours.discard_nowait(5) == 0
+        assert not ours.holds(0)
+        for ask in (ours.receive_nowait, ours.discard_nowait):
+            with pytest.raises(trio.ClosedResourceError):
+                ask(1)
+
+
+async def test_much_is_thrown_away_piece_by_piece() -> None:
+    """More than one call of the kernel takes."""
+    async with open_tcp() as (ours, theirs), trio.open_nursery() as nursery:
+        nursery.start_soon(theirs.send_all, bytes(3 * DISCARD_BYTES) + b"end")
+        gone = 0
+        with trio.fail_after(10):
+            while gone < 3 * DISCARD_BYTES:
+                await trio.lowlevel.wait_readable(ours.socket)
+                gone += ours.discard_nowait(3 * DISCARD_BYTES - gone)
+            await wait_held(ours, 3)
+        assert ours.receive_nowait(10) == b"end"
 
 
 async def test_cancelled_here_nothing_is_lost() -> None:
