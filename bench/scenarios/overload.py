@@ -7,8 +7,8 @@ Arrivals: the peak by closed loops of 16 and of 64 connections, whichever is mor
 peak, on 512 connections; 200 events a request, as scanners send (S0.27). Latency counts from the intended send time.
 Beside it /healthz is asked 20 times a second and the memory is read four times a second. Every request names files of
 its own, and in the end an agent reads the stream and looks for those of each acknowledged request (T20).
-Compared with: the peak of the same gateway in the same run, by which the promise is judged; and, as a control, its peak
-while somebody else is sent the other half, who says no at once and does nothing: making and sending so much takes
+Compared with: the peak of the same gateway in the same round, by which the promise is judged; and, as a control, its
+peak while somebody else is sent the other half, who says no at once and does nothing: making and sending so much takes
 processors too, which on one machine the gateway lacks, overloaded or not.
 """
 
@@ -37,8 +37,8 @@ _CONNECTIONS: Final = 512
 _TIMES: Final = 2.0
 _STEADY_S: Final = 3.0
 """Until a load is no burst any more; what comes before is not what the question is about."""
-_NUMBERS: Final = 4_000_000
-"""Requests of one phase; each has numbers of its own."""
+_NUMBERS: Final = 1_000_000
+"""Requests of one phase; each has numbers of its own, and there are 90 phases in eight digits."""
 _HEALTH_EVERY_S: Final = 0.05
 _MEMORY_EVERY_S: Final = 0.25
 _GRACE_NS: Final = 5_000_000_000
@@ -115,12 +115,14 @@ def run(options: Options, say: Say) -> Report:
                 _read_memory(ours),
             )
             say("looking for what was acknowledged")
-            over.add(**_figures(found, ours, f"bench-{turn}"))
+            over.add(**_figures(found, ours, "bench"))
     report.rows += [over, beside, peak]
     report.compare("requests_per_s", over, beside)
     report.compare("requests_per_s", over, peak)
     report.compare("gateway_cpu_us_per_event", over, peak)
-    share = over.median("requests_per_s") / peak.median("requests_per_s")
+    # The machine's own speed changes from minute to minute: a round is judged by its own peak.
+    rounds = zip(over.rounds["requests_per_s"], peak.rounds["requests_per_s"], strict=True)
+    share = statistics.median([stored / most for stored, most in rounds])
     report.targets += [
         Target("stored at twice the peak / at the peak", durability, 0.9, share, at_least=True),
         Target("an answer to come back, p99 ms", durability, 50.0, over.median("shed_p99_ms")),
