@@ -35,6 +35,16 @@ class Turns:
         """How many bodies wait, and how many may."""
         return Mailbox(len(self._queue), MOST_WAITING)
 
+    @property
+    def is_free(self) -> bool:
+        """Whether a turn can be had at once."""
+        return not self._waiting and self._queue.has_room
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether somebody waits, or did so a moment ago for longer than is good."""
+        return bool(self._waiting) or not self.patience.is_calm
+
     def statistics(self) -> TurnStatistics:
         """Give depths and totals."""
         return self._queue.statistics()

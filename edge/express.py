@@ -30,18 +30,18 @@ from edge.responses import encode_response, request_id_of
 from edge.routes import Lane, RouteTable, respond
 from edge.shed import encode_shed, overload_of
 from edge.streamed import StreamedAnswer, is_http_1_0
-from edge.tcp_stream import TcpStream
 from edge.tls_stream import ClientStream, NotTlsError, TlsStream
 from engine.errors import Fault, Refused, Unavailable
 from engine.http2_floods import PREFACE
 from engine.limits import lines_of
+from engine.tcp_stream import TcpStream
 
 log = structlog.get_logger("express")
 
 RECEIVE_BYTES: Final = 64 * 1024
 HEAD_RECEIVE_BYTES: Final = 4 * 1024
-"""Most heads, and small requests whole. A large body stays with the kernel until somebody works on it: then it comes
-into the processor's caches just in time, and one that is turned away never does (`bench overload`)."""
+"""Most heads, and small requests whole. In a crowd a large body stays with the kernel until somebody works on it: then
+it comes into the processor's caches just in time, and one that is turned away never does (`bench overload`)."""
 HANDSHAKE_WITHIN_S: Final = 10.0
 SEND_PIECE_BYTES: Final = 256 * 1024
 BODY_LEAST_BYTES_PER_S: Final = 1024
@@ -217,7 +217,8 @@ class Connection:
                 if self.phase is Phase.IDLE:
                     self.phase = Phase.HEAD
                     self.deadline = trio.current_time() + self.within.header_s
-            data = await self.stream.receive_some(HEAD_RECEIVE_BYTES)
+            is_crowded = self._table.turns is not None and self._table.turns.is_crowded
+            data = await self.stream.receive_some(HEAD_RECEIVE_BYTES if is_crowded else RECEIVE_BYTES)
             if not data:
                 return None
             buffer += data
@@ -310,21 +311,18 @@ class Connection:
             Refused: it is larger than the limit, or its framing is broken.
         """
         turns, length = self._table.turns, head.length or 0
-        missing = length - len(self._buffer)
-        if missing > 0 and length <= limit_bytes and isinstance(self.stream, TcpStream) and self.stream.holds(missing):
-            if turns is not None:
-                await turns.take(length)
-            rest = self.stream.receive_nowait(missing) or b""
-            if len(rest) == missing:
-                body = bytes(self._buffer) + rest
-                self._buffer.clear()
-                self._unread = False
-                return body
-            self._buffer += rest
+        if turns is not None and not turns.is_free and length <= limit_bytes and self._has_arrived(length):
+            await turns.take(length)
+            turns = None
         body = await self._read_whole(head, limit_bytes)
         if body and turns is not None:
             await turns.take(len(body))
         return body
+
+    def _has_arrived(self, length: int) -> bool:
+        """Say that a body is with the kernel, whole, and can be received when its turn has come."""
+        missing = length - len(self._buffer)
+        return missing > 0 and isinstance(self.stream, TcpStream) and self.stream.holds(missing)
 
     async def _read_whole(self, head: Head, limit_bytes: int) -> bytes:
         length = head.length
@@ -336,8 +334,10 @@ class Connection:
             await self._send(CONTINUE)
         self.phase = Phase.BODY
         received = 0
-        buffer = self._buffer
+        buffer, stream = self._buffer, self.stream
         if length is not None:
+            if isinstance(stream, TcpStream) and len(buffer) < length:
+                buffer += stream.receive_nowait(length - len(buffer)) or b""
             started = trio.current_time() if len(buffer) < length else inf
             while len(buffer) < length:
                 self.deadline = started + self.within.body_grace_s + len(buffer) / BODY_LEAST_BYTES_PER_S

@@ -16,10 +16,10 @@ from edge.normaliser import Head
 from edge.problems import problem_response
 from edge.routes import Lane, Route, RouteTable
 from edge.shed import encode_shed, overload_of
-from edge.tcp_stream import TcpStream
 from engine.errors import Unavailable
 from engine.metrics import Metrics
 from engine.patience import BURST_S
+from engine.tcp_stream import TcpStream
 from engine.turns import PASS_BYTES
 from tests.support import http
 from tests.support.tcp import open_tcp
@@ -161,17 +161,18 @@ async def test_a_body_waits_for_its_turn_where_it_is() -> None:
 
     route = Route("POST", "/work", keep, Lane.EXPRESS, "a test", scope=None)
     table = RouteTable([route], Metrics(), turns=turns)
-    async with open_served(table) as (served, client), trio.open_nursery() as nursery:
+    async with trio.open_nursery() as nursery:
         for _ in range(2):
             nursery.start_soon(turns.take, PASS_BYTES)
         await wait_until(lambda: turns.mailbox().depth == 1, "somebody waits")
-        await client.send(client.encode("POST", "/work", (), body))
-        await wait_until(lambda: turns.mailbox().depth == 2, "the body waits")
-        assert len(served.taken()) <= HEAD_RECEIVE_BYTES
-        assert not seen
-        nursery.start_soon(turns.run, Actor("turns", 0.0), lambda: None)
-        with trio.fail_after(10):
-            assert (await client.read_answer()).status == 200
+        async with open_served(table) as (served, client):
+            await client.send(client.encode("POST", "/work", (), body))
+            await wait_until(lambda: turns.mailbox().depth == 2, "the body waits")
+            assert len(served.taken()) <= HEAD_RECEIVE_BYTES
+            assert not seen
+            nursery.start_soon(turns.run, Actor("turns", 0.0), lambda: None)
+            with trio.fail_after(10):
+                assert (await client.read_answer()).status == 200
         nursery.cancel_scope.cancel()
     assert seen == [body]
 

@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 
 import trio
 
-from edge.tcp_stream import TcpStream
+from engine.tcp_stream import TcpStream
 
 
 @asynccontextmanager
