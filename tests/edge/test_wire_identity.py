@@ -12,6 +12,7 @@ import trio
 from actors.tree import Actor
 from edge.serve_identity import open_identity
 from engine.errors import Refused
+from engine.keys_file import KeysFile
 from engine.settings import load_settings
 from tests.support.command import run_command
 from tests.support.gateway import OWN_VARIABLES, Gateway, running_gateway
@@ -287,7 +288,9 @@ async def test_a_keys_file_that_is_none_changes_nothing(guarded: Gateway, tmp_pa
         return (await ingest(guarded.url, bearer(key))).status == 200
 
     await wait_until(opens, "the new key opens")
-    path = guarded.data_dir / "identity" / "keys.json"
+    file = KeysFile(guarded.data_dir)
+    await wait_until(lambda: not file.waiting(), "the gateway has recorded it, and writes the file no more")
+    path = file.path
     good = path.read_bytes()
     path.write_bytes(b"{")
     await wait_until(lambda: "the keys cannot be read" in guarded.log_text(), "it is noticed")
