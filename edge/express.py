@@ -30,11 +30,11 @@ from edge.responses import encode_response, request_id_of
 from edge.routes import Lane, RouteTable, respond
 from edge.shed import encode_shed, overload_of
 from edge.streamed import StreamedAnswer, is_http_1_0
+from edge.tcp_stream import TcpStream
 from edge.tls_stream import ClientStream, NotTlsError, TlsStream
 from engine.errors import Fault, Refused, Unavailable
 from engine.http2_floods import PREFACE
 from engine.limits import lines_of
-from engine.tcp_stream import TcpStream
 
 log = structlog.get_logger("express")
 

@@ -9,8 +9,8 @@ from typing import Final
 
 import trio
 
+from edge.tcp_stream import TcpStream
 from edge.tls_stream import ClientStream
-from engine.tcp_stream import TcpStream
 
 SEND_WITHIN_S: Final = 10.0
 SEND_PIECE_BYTES: Final = 64 * 1024

@@ -27,9 +27,9 @@ from edge.phase import Phase
 from edge.problems import problem_response
 from edge.responses import encode_response, request_id_of
 from edge.routes import RouteTable
+from edge.tcp_stream import TcpStream
 from edge.tls_stream import ClientStream, TlsStream
 from engine.errors import Unavailable
-from engine.tcp_stream import TcpStream
 
 if TYPE_CHECKING:
     from edge.tls import Certificates

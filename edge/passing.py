@@ -23,10 +23,10 @@ from edge.express import Connection
 from edge.listener import Listener
 from edge.normaliser import Head
 from edge.phase import Phase
+from edge.tcp_stream import TcpStream
 from edge.tls_stream import ClientStream
 from engine.errors import Unavailable
 from engine.placement import home_of
-from engine.tcp_stream import TcpStream
 
 RELAY_BYTES: Final = 64 * 1024
 

@@ -16,7 +16,7 @@ from typing import Final
 
 import trio
 
-from engine.tcp_stream import TcpStream
+from edge.tcp_stream import TcpStream
 
 RECEIVE_BYTES: Final = 64 * 1024
 PIECE_BYTES: Final = 64 * 1024

@@ -22,7 +22,6 @@ from engine import nats_wire
 from engine.endpoints import Locate
 from engine.log import Lost, Reply
 from engine.nats_wire import Info, Message, Parser, Ping, ServerError, WireError
-from engine.tcp_stream import TcpStream
 
 CONNECT_TIMEOUT_S: Final = 2.0
 RECONNECT_FIRST_S: Final = 0.02
@@ -232,7 +231,7 @@ class NatsConnection:
 
     async def _connect(self) -> tuple[trio.abc.Stream, Parser, list[nats_wire.Event]]:
         endpoint = self._locate()
-        stream: trio.abc.Stream = TcpStream(await trio.open_tcp_stream(endpoint.host, endpoint.port))
+        stream: trio.abc.Stream = await trio.open_tcp_stream(endpoint.host, endpoint.port)
         try:
             parser = Parser()
             events: list[nats_wire.Event] = []
@@ -274,10 +273,7 @@ class NatsConnection:
             batch, self._unsent = self._unsent, []
             self._unsent_bytes = 0
             self._writable = trio.Event()
-            data = b"".join([one for one, _ in batch])
-            sent = stream.send_nowait(data) if isinstance(stream, TcpStream) else 0
-            if sent < len(data):
-                await stream.send_all(memoryview(data)[sent:])
+            await stream.send_all(b"".join(data for data, _ in batch))
 
     async def _ping(self, heard: "_Heard") -> None:
         """Break a connection on which nothing was heard between two pings."""

@@ -43,22 +43,15 @@ DRIVERS: dict[str, set[str]] = {
     "engine.limits_redis": {"engine.bridge"},
     "engine.log_control": {"engine.bridge"},
     "engine.monitor": set(),  # a log server's monitoring, over HTTP
-    "engine.nats": {"engine.tcp_stream"},
+    "engine.nats": set(),
     "engine.nats_server": set(),  # the embedded server's files, and its secret
     "engine.postgres": {"engine.bridge", "engine.confine"},
     "engine.postgres_migrations": {"engine.postgres"},
     "engine.postgres_server": {"engine.children"},  # the embedded server's files, and its secret
     "engine.query_reader": set(),  # a query's cursor, on the asyncio side
     "engine.spans_otlp": set(),  # a collector, over HTTP
-    "engine.tcp_stream": set(),  # one connection
     "engine.workers": {"engine.children"},  # commands that work on a batch
     "engine.settings": set(),  # the one reader of the environment
-}
-
-# Drivers that open nothing of the outside: what everybody may use.
-FOR_ALL = {
-    "engine.settings",
-    "engine.tcp_stream",  # a connection that somebody else has opened
 }
 
 # A rule's answer depends on its arguments alone.
@@ -192,7 +185,7 @@ def violations_of_import(name: str, imported: str) -> Iterator[str]:
     if storey == "actors" and top == "actors" and not is_below(imported, ACTOR_INFRASTRUCTURE | {name}):
         yield "an actor imports no other actor"
     if storey == "edge" and name not in COMPOSERS:
-        if is_below(imported, set(DRIVERS) - FOR_ALL):
+        if is_below(imported, set(DRIVERS) - {"engine.settings"}):
             yield "only the composition root opens drivers"
         if top == "actors" and imported.rpartition(".")[2].startswith("run_"):
             yield "only the composition root starts actors"
@@ -240,7 +233,7 @@ def test_every_import_points_down_and_stays_where_its_table_puts_it() -> None:
 
 def test_the_tables_name_only_modules_that_exist() -> None:
     """A table never keeps the name of a module that has gone."""
-    named = {*DRIVERS, *FOR_ALL, *BRIDGE_MODULES, *ACTOR_INFRASTRUCTURE, *COMPOSERS}
+    named = {*DRIVERS, *BRIDGE_MODULES, *ACTOR_INFRASTRUCTURE, *COMPOSERS}
     assert named - {name for name, _ in product_files()} == set()
 
 

@@ -9,7 +9,7 @@ import trio
 import trio.testing
 
 from edge.handover import SEND_PIECE_BYTES, SEND_WITHIN_S, ReplayStream, send_in_pieces
-from engine.tcp_stream import TcpStream
+from edge.tcp_stream import TcpStream
 
 Clock = trio.testing.MockClock
 

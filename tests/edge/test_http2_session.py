@@ -15,10 +15,10 @@ from edge.http2_session import LARGE_BODIES, MOST_TASKS
 from edge.normaliser import Head
 from edge.phase import Phase
 from edge.routes import Lane, Route, RouteTable
+from edge.tcp_stream import TcpStream
 from engine.errors import Refused, Unavailable
 from engine.identity import Scope
 from engine.metrics import Metrics
-from engine.tcp_stream import TcpStream
 from tests.support.http2 import Http2Client, frame
 
 Handler = Callable[[Request], Awaitable[Response]]

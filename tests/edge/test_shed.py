@@ -16,10 +16,10 @@ from edge.normaliser import Head
 from edge.problems import problem_response
 from edge.routes import Lane, Route, RouteTable
 from edge.shed import encode_shed, overload_of
+from edge.tcp_stream import TcpStream
 from engine.errors import Unavailable
 from engine.metrics import Metrics
 from engine.patience import BURST_S
-from engine.tcp_stream import TcpStream
 from engine.turns import PASS_BYTES
 from tests.support import http
 from tests.support.tcp import open_tcp

@@ -17,12 +17,12 @@ from edge.guard import Guard
 from edge.http import Request, Response, json_response
 from edge.quart_lane import QuartLane
 from edge.routes import Lane, Route, RouteTable
+from edge.tcp_stream import TcpStream
 from engine.keys import KeyRing
 from engine.keys_file import KeysFile
 from engine.limits import Policy
 from engine.metrics import Metrics
 from engine.slots import SlotPolicy
-from engine.tcp_stream import TcpStream
 from tests.support import http
 
 Handler = Callable[[Request], Awaitable[Response]]

@@ -12,9 +12,9 @@ from edge.express import Connection
 from edge.http import Request, Response, json_response
 from edge.normaliser import Head
 from edge.routes import Lane, Route, RouteTable
+from edge.tcp_stream import TcpStream
 from engine.errors import Refused
 from engine.metrics import Metrics
-from engine.tcp_stream import TcpStream
 from tests.support import http
 
 Handler = Callable[[Request], Awaitable[Response]]

@@ -15,12 +15,12 @@ from edge.express import HANDSHAKE_WITHIN_S
 from edge.listener import Listener, open_listening
 from edge.routes import RouteTable
 from edge.serve_tls import LOOK_EVERY_S, run_reloads
+from edge.tcp_stream import TcpStream
 from edge.tls import Certificates, make_own, open_pair
 from edge.tls_stream import NotTlsError, TlsStream
 from engine.errors import Refused
 from engine.metrics import Metrics
 from engine.settings import load_settings
-from engine.tcp_stream import TcpStream
 from tests.support.tls import TestPair, make_pair
 
 

@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 
 import trio
 
-from engine.tcp_stream import TcpStream
+from edge.tcp_stream import TcpStream
 
 
 @asynccontextmanager

@@ -1,8 +1,8 @@
-"""A TCP connection, at less cost a message than `trio.SocketStream`.
+"""An accepted TCP connection, at less cost a request than `trio.SocketStream`.
 
 Trio's own stream tries every operation at once, within four contexts, and goes through the scheduler after it. What a
-gateway mostly does is to wait for a message and to send one that fits the kernel's buffer: here the first goes through
-the scheduler once, and the second need not (`bench/scenarios/express.py` and `ingest.py` pay for it).
+gateway mostly does is to wait for a request and to send an answer that fits the kernel's buffer: here the first goes
+through the scheduler once, and the second need not (`bench/scenarios/express.py` pays for it).
 
 Rules of the file:
 - The socket object is held, never its number: a closed socket fails, while its number may be somebody else's already.
@@ -28,14 +28,14 @@ _CLOSED: Final = {errno.EBADF, errno.ENOTSOCK}
 
 
 class TcpStream(trio.abc.HalfCloseableStream):
-    """One end of a TCP connection.
+    """The server's end of a TCP connection.
 
     Args:
-        opened: what Trio has accepted or connected; it is of no use afterwards.
+        accepted: what Trio has accepted; it is of no use afterwards.
     """
 
-    def __init__(self, opened: trio.SocketStream) -> None:
-        self._raw = socket.socket(fileno=opened.socket.detach())
+    def __init__(self, accepted: trio.SocketStream) -> None:
+        self._raw = socket.socket(fileno=accepted.socket.detach())
         self.socket = trio.socket.from_stdlib_socket(self._raw)
         self._slow = trio.SocketStream(self.socket)
         self._is_sending = False

@@ -8,7 +8,7 @@ import pytest
 import trio
 import trio.testing
 
-from engine.tcp_stream import DISCARD_BYTES, TcpStream
+from edge.tcp_stream import DISCARD_BYTES, TcpStream
 from tests.support.tcp import open_tcp
 from tests.support.waiting import wait_until
 
