@@ -125,7 +125,8 @@ class HashCache:
         Files are read now, while their events are in the processor's caches, and count as seen now. Deletions count
         from when they are stored, so events with one among them are kept as they are.
         """
-        changes = changes_of(events, self._now_us())
+        self._learned_us = self._now_us()
+        changes = changes_of(events, self._learned_us)
         return events if changes.evicted or changes.tombstones else changes
 
     async def learn(self, news: Changes | Sequence[FileEvent]) -> None:

@@ -35,10 +35,9 @@ class Turns:
         """How many bodies wait, and how many may."""
         return Mailbox(len(self._queue), MOST_WAITING)
 
-    @property
-    def is_free(self) -> bool:
-        """Whether a turn can be had at once."""
-        return not self._waiting and self._queue.has_room
+    def has_room(self, size_bytes: int) -> bool:
+        """Say that a turn can be had at once."""
+        return self._queue.has_room(size_bytes + REQUEST_BYTES)
 
     @property
     def is_crowded(self) -> bool:

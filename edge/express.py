@@ -311,7 +311,7 @@ class Connection:
             Refused: it is larger than the limit, or its framing is broken.
         """
         turns, length = self._table.turns, head.length or 0
-        if turns is not None and not turns.is_free and length <= limit_bytes and self._has_arrived(length):
+        if turns is not None and not turns.has_room(length) and length <= limit_bytes and self._has_arrived(length):
             await turns.take(length)
             turns = None
         body = await self._read_whole(head, limit_bytes)

@@ -73,14 +73,13 @@ class TurnQueue:
         """Say how long the first has waited, 0 where nobody waits."""
         return now - self._queue[0].since if self._queue else 0.0
 
-    @property
-    def has_room(self) -> bool:
-        """Whether this pass takes more, and nobody waits."""
-        return not self._queue and self.used_bytes < PASS_BYTES
+    def has_room(self, work_bytes: int) -> bool:
+        """Say that nobody waits and this pass takes so much more; the first of a pass always has room."""
+        return not self._queue and (not self.used_bytes or self.used_bytes + work_bytes <= PASS_BYTES)
 
     def try_take(self, work_bytes: int) -> bool:
-        """Take a turn in this pass, if nobody waits and there is room in it; the first of a pass always has room."""
-        if self._queue or (self.used_bytes and self.used_bytes + work_bytes > PASS_BYTES):
+        """Take a turn in this pass, if there is room in it."""
+        if not self.has_room(work_bytes):
             return False
         self.used_bytes += work_bytes
         return True
