@@ -183,18 +183,30 @@ class AuditLog:
         Raises:
             Unavailable: the log does not answer.
         """
+        ends = await self._ends()
+        if ends is None:
+            return Page([], None if query.after is None else query.after)
+        first, last = ends
+        if query.after is not None:
+            return await self._oldest_first(query, max(first, query.after + 1), last, query.after)
+        if query.before is not None:
+            return await self._newest_first(query, first, min(last, query.before - 1))
+        page = await self._newest_first(query, first, last)
+        # What ended while it was read has left its place, and stands above what was read now.
+        _, newest = await self._ends() or ends
+        return _joined(await self._newest_first(query, last + 1, newest), page, query.limit)
+
+    # ------------------------------------------------------------------ finding
+
+    async def _ends(self) -> tuple[int, int] | None:
+        """Give the first and the last position, None where nothing was recorded yet."""
         answer = await self._control.request_api(f"STREAM.INFO.{self._name}")
         if answer.error == NO_SUCH_STREAM:
-            return Page([], None if query.after is None else query.after)
+            return None
         if answer.error:
             raise Unavailable("log.refused", f"the log refused: {answer.reason}")
         state = answer.fields["state"]
-        first, last = int(state["first_seq"]), int(state["last_seq"])
-        if query.after is not None:
-            return await self._oldest_first(query, max(first, query.after + 1), last, query.after)
-        return await self._newest_first(query, first, last if query.before is None else min(last, query.before - 1))
-
-    # ------------------------------------------------------------------ finding
+        return int(state["first_seq"]), int(state["last_seq"])
 
     async def _newest_first(self, query: AuditQuery, first: int, high: int) -> Page:
         if query.until is not None:
@@ -312,6 +324,15 @@ class AuditLog:
         finally:
             self._data.abandon(number)
         return outcomes[0] if outcomes else Ambiguous("the log did not answer in time")
+
+
+def _joined(newer: Page, older: Page, limit: int) -> Page:
+    """Put what was found later before what was found first, without what has moved from there."""
+    if newer.following is not None:
+        return newer
+    moved = {one.record.id for one in newer.found if one.record.id}
+    found = newer.found + [one for one in older.found if one.record.id not in moved]
+    return Page(found, older.following) if len(found) <= limit else Page(found[:limit], found[limit - 1].seq)
 
 
 def _as_line(record: Record) -> dict[str, object]:

@@ -1,7 +1,7 @@
 """The audit log on a real log: one record a change, whatever dies, and every question answered as a list would be."""
 
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from itertools import count
 from pathlib import Path
@@ -34,17 +34,31 @@ class Bounds(NamedTuple):
     most_examined: int = MOST_EXAMINED
 
 
+class Interrupted(JetStream):
+    """The log's data plane, on which other changes end before each reading."""
+
+    before_reading: Callable[[], Awaitable[None]] | None = None
+
+    async def read_messages(
+        self, stream: str, sequences: Iterable[int], timeout_s: float
+    ) -> dict[int, StoredMessage] | None:
+        """As it is, after what comes before."""
+        if self.before_reading is not None:
+            await self.before_reading()
+        return await super().read_messages(stream, sequences, timeout_s)
+
+
 class Archive:
     """A log, an audit log on it, and a client that sees what is there."""
 
     def __init__(
-        self, server: NatsServer, control: LogControl, data: JetStream, client: NatsClient, bounds: Bounds
+        self, server: NatsServer, control: LogControl, data: Interrupted, client: NatsClient, bounds: Bounds
     ) -> None:
         self._bounds = bounds
         self.server = server
         self.client = client
         self._control = control
-        self._data = data
+        self.data = data
         self._ids = count()
         self.audit = self.another()
 
@@ -52,7 +66,7 @@ class Archive:
         """An audit log of the same name, as another gateway or a later one has it."""
         bounds = self._bounds
         return AuditLog(
-            self._data,
+            self.data,
             self._control,
             "AUDIT",
             max_age_s,
@@ -90,7 +104,7 @@ async def open_archive(folder: Path, bounds: Bounds = Bounds()) -> AsyncIterator
         trio.open_nursery() as nursery,
     ):
         locate = lambda: Endpoint("127.0.0.1", server.port, {})  # noqa: E731  # as short as it is
-        control, data = LogControl(bridge, locate), JetStream(locate, "test")
+        control, data = LogControl(bridge, locate), Interrupted(locate, "test")
         nursery.start_soon(data.connection.run)
         with trio.fail_after(10):
             await data.connection.wait_up()
@@ -123,7 +137,7 @@ async def test_a_change_is_one_record_whether_it_ended_or_not(tmp_path: Path) ->
         await archive.server.aclose()
         await archive.server.start()
         with trio.fail_after(10):
-            await archive.audit._data.connection.wait_up()
+            await archive.data.connection.wait_up()
         actions = [(found.record.action, found.record.outcome) for found in await archive.all()]
         assert (len(actions), actions[0]) == (3, ("consumer.pause", "unknown"))
 
@@ -141,8 +155,8 @@ async def test_what_cannot_be_recorded_is_not_begun(tmp_path: Path) -> None:
         archive.server.thaw()
         archive.server.kill()
         with trio.fail_after(10):
-            while archive.audit._data.connection.is_up:
-                await archive.audit._data.connection.wait_changed()
+            while archive.data.connection.is_up:
+                await archive.data.connection.wait_changed()
         for _ in range(100):
             with pytest.raises(Unavailable):
                 await archive.change()
@@ -200,6 +214,32 @@ async def test_a_record_that_comes_twice_is_kept_once(tmp_path: Path) -> None:
         for audit in (archive.audit, archive.another(), archive.another()):
             assert await audit.keep(record)
         assert [one.record for one in await archive.all()] == [record]
+
+
+@pytest.mark.parametrize("limit", [3, 5, 12, 100])
+async def test_a_record_that_ends_while_it_is_looked_for_is_found_once(tmp_path: Path, limit: int) -> None:
+    """Its end takes another place, above what is read; whoever asked before still finds it, as it was or as it is."""
+    async with open_archive(tmp_path, Bounds(chunk=4)) as archive:
+        begun = [await archive.audit.begin("consumer.reset", f"d{number}", ALICE) for number in range(12)]
+        waiting = list(begun)
+
+        async def end_one() -> None:
+            for _ in range(2):
+                if waiting:
+                    await archive.audit.end(waiting.pop(0), 200, None, {})
+
+        archive.data.before_reading = end_one
+        page = await archive.audit.find(AuditQuery(limit=limit))
+        archive.data.before_reading = None
+        found = [one.record.target for one in page.found]
+        assert len(set(found)) == len(found) == min(limit, 12)
+        if limit < 12:
+            assert page.following == page.found[-1].seq
+        else:
+            assert set(found) == {record.target for record in begun}
+        newest = await archive.all()
+        assert [one.seq for one in page.found] == sorted((one.seq for one in page.found), reverse=True)
+        assert len(newest) == 12
 
 
 @pytest.mark.parametrize("seed", range(3), ids=str)
