@@ -20,7 +20,7 @@ from bench.workers import Gate, Job, LoadFailedError, Tally, Window
 
 Address = tuple[str, int]
 
-_RECEIVE_BYTES: Final = 256 * 1024
+_RECEIVE_BYTES: Final = 64 * 1024
 _SEND_BUFFER_BYTES: Final = 2 * 1024 * 1024
 """Takes a whole request of 500 full events, so that sending one never blocks the others."""
 

@@ -37,7 +37,7 @@ PING_EVERY_S: Final = 20.0
 PONG_TIMEOUT_S: Final = 20.0
 MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024
 """100 messages (the default batch) of half a MiB, the largest frame that group commit makes, and room for more."""
-RECEIVE_BYTES: Final = 256 * 1024
+RECEIVE_BYTES: Final = 64 * 1024
 """trio-websocket's own 4 KiB costs a scheduler pass for each 4 KiB of a batch: `bench/scenarios/stream.py`."""
 
 

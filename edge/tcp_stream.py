@@ -22,7 +22,8 @@ import trio
 RECEIVE_BYTES: Final = 64 * 1024
 DISCARD_BYTES: Final = 256 * 1024
 _THROW_AWAY: Final = socket.MSG_TRUNC if sys.platform == "linux" else 0
-"""tcp(7): the bytes are not copied; what `recv` gives for them means nothing but how many they were."""
+"""tcp(7): the bytes are not copied; what stands in the buffer afterwards means nothing."""
+_WASTE: Final = bytearray(DISCARD_BYTES)
 _NO_COUNT: Final = bytes(4)
 _CLOSED: Final = {errno.EBADF, errno.ENOTSOCK}
 
@@ -77,7 +78,12 @@ class TcpStream(trio.abc.HalfCloseableStream):
             trio.BrokenResourceError: the connection broke.
             trio.ClosedResourceError: it was closed here.
         """
-        return self._take(max_bytes, 0)
+        try:
+            return self._raw.recv(max_bytes)
+        except BlockingIOError:
+            return None
+        except OSError as problem:
+            raise _translate(problem) from problem
 
     def discard_nowait(self, max_bytes: int) -> int:
         """Throw away what has arrived, on Linux without bringing it through the processor's caches.
@@ -87,19 +93,16 @@ class TcpStream(trio.abc.HalfCloseableStream):
         """
         left = max_bytes
         while left > 0:
-            gone = self._take(min(left, DISCARD_BYTES), _THROW_AWAY)
+            try:
+                gone = self._raw.recv_into(_WASTE, min(left, DISCARD_BYTES), _THROW_AWAY)
+            except BlockingIOError:
+                break
+            except OSError as problem:
+                raise _translate(problem) from problem
             if not gone:
                 break
-            left -= len(gone)
+            left -= gone
         return max_bytes - left
-
-    def _take(self, max_bytes: int, flags: int) -> bytes | None:
-        try:
-            return self._raw.recv(max_bytes, flags)
-        except BlockingIOError:
-            return None
-        except OSError as problem:
-            raise _translate(problem) from problem
 
     def send_nowait(self, data: bytes | memoryview) -> int:
         """Send what the kernel takes now, and give how much that was.

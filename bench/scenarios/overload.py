@@ -46,7 +46,7 @@ _NAMED: Final = re.compile(rb"/(\d{8})/render/beauty_v003\.0000\.")
 _NO: Final = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 400\r\n\r\n" + b"{%b}" % (
     b" " * 398
 )
-_RECEIVE_BYTES: Final = 256 * 1024
+_RECEIVE_BYTES: Final = 64 * 1024
 _SMALL_CACHE: Final = {"HEADGATE_CACHE_MIB": "16"}
 """Full before the window opens, so that what grows after that is not the hash cache."""
 
@@ -181,6 +181,8 @@ def _load(address: Address, template: Template, connections: int, rate: float, s
         idle = deque(HttpSocket(address) for _ in range(connections))
         busy: dict[int, tuple[HttpSocket, int]] = {}
         poll = select.epoll()
+        for connection in idle:
+            poll.register(connection.socket, select.EPOLLIN)
         window, tally, sequence = gate.wait(), Overloaded(), 0
         due = poisson_times(window, rate, seed)
         next_ns = next(due, None)
@@ -193,22 +195,23 @@ def _load(address: Address, template: Template, connections: int, rate: float, s
                 connection = idle.popleft()
                 connection.send(template.fill(sequence, next_ns), next_ns)
                 busy[connection.socket.fileno()] = connection, sequence
-                poll.register(connection.socket, select.EPOLLIN)
                 sequence += 1
                 next_ns = next(due, None)
             wait_s = 0.5 if next_ns is None or not idle else max(0.0, (next_ns - time.monotonic_ns()) / 1e9)
             for descriptor, _ in poll.poll(wait_s):
+                if descriptor not in busy:
+                    raise LoadFailedError("the gateway closed a connection that had nothing to be answered")
                 connection, number = busy[descriptor]
                 answer = connection.receive()
                 if answer is None:
                     continue
                 del busy[descriptor]
-                poll.unregister(descriptor)
                 _note(tally, answer, connection, template, number, window.open_ns, window.close_ns)
                 if b"\r\nconnection: close\r\n" in answer:
                     tally.reconnected += 1
                     connection.close()
                     connection = HttpSocket(address)
+                    poll.register(connection.socket, select.EPOLLIN)
                 idle.append(connection)
         return tally
 
