@@ -7,9 +7,10 @@ Arrivals: the peak by closed loops of 16 and of 64 connections, whichever is mor
 peak, on 512 connections; 200 events a request, as scanners send (S0.27). Latency counts from the intended send time.
 Beside it /healthz is asked 20 times a second and the memory is read four times a second. Every request names files of
 its own, and in the end an agent reads the stream and looks for those of each acknowledged request (T20).
-Compared with: the peak of the same gateway in the same round, by which the promise is judged; and, as a control, its
-peak while somebody else is sent the other half, who says no at once and does nothing: making and sending so much takes
-processors too, which on one machine the gateway lacks, overloaded or not.
+Compared with: the peak of the same gateway in the same round, before and after, by whose mean the promise is judged,
+for a machine's speed changes from minute to minute; and, as a control, its peak while somebody else is sent the other
+half, who says no at once and does nothing: making and sending so much takes processors too, which on one machine the
+gateway lacks, overloaded or not.
 """
 
 import re
@@ -35,6 +36,8 @@ _CASE: Final = f"{_EVENTS} events a request"
 _LOOPS: Final = (16, 64)
 _CONNECTIONS: Final = 512
 _TIMES: Final = 2.0
+_PEAK_S: Final = 10.0
+"""Of a longer window's peak."""
 _STEADY_S: Final = 3.0
 """Until a load is no burst any more; what comes before is not what the question is about."""
 _NUMBERS: Final = 1_000_000
@@ -74,6 +77,7 @@ def run(options: Options, say: Say) -> Report:
     report = Report("overload", (__doc__ or "").strip(), f"{options.event} events")
     if not options.wants(_CASE):
         return report
+    peak_s = min(options.seconds, _PEAK_S)
     steady = options if options.is_tiny else replace(options, warm_s=_STEADY_S)
     frame = post(f"/ingest?subject={SUBJECT}", frame_of(_EVENTS, options.event))
     loop = f"closed loop, {_LOOPS[0]} or {_LOOPS[1]} in flight"
@@ -87,12 +91,9 @@ def run(options: Options, say: Say) -> Report:
             loops: dict[int, dict[str, float]] = {}
             for connections in _LOOPS:
                 say(f"peak, {connections} in flight, round {turn + 1}")
-                found = options.run_window(
-                    ours.meter, closed_loop(ours.address, Template(frame, _EVENTS, next(numbers)), connections)
-                )
-                loops[connections] = _peak(found)
+                job = closed_loop(ours.address, Template(frame, _EVENTS, next(numbers)), connections)
+                loops[connections] = _peak(options.run_window(ours.meter, job, seconds=peak_s))
             best = max(loops, key=lambda one: loops[one]["requests_per_s"])
-            peak.add(**loops[best])
             rate = loops[best]["requests_per_s"] * _TIMES
             most = 16 if options.is_tiny else _CONNECTIONS
             say(f"peak, as much sent elsewhere, round {turn + 1}")
@@ -104,6 +105,7 @@ def run(options: Options, say: Say) -> Report:
                     closed_loop(ours.address, Template(frame, _EVENTS, next(numbers)), best),
                     _load(address, template, most, rate * (1 - 1 / _TIMES), turn),
                     _say_no(elsewhere, len(template.fill(0, 0))),
+                    seconds=peak_s,
                 )
             beside.add(**_peak(found))
             say(f"{rate:,.0f} requests/s, round {turn + 1}")
@@ -114,17 +116,20 @@ def run(options: Options, say: Say) -> Report:
                 _ask_health(ours.address),
                 _read_memory(ours),
             )
+            say(f"peak, {best} in flight, after round {turn + 1}")
+            job = closed_loop(ours.address, Template(frame, _EVENTS, next(numbers)), best)
+            after = _peak(options.run_window(ours.meter, job, seconds=peak_s))
+            peak.add(**{name: (value + after[name]) / 2 for name, value in loops[best].items()})
             say("looking for what was acknowledged")
             over.add(**_figures(found, ours, "bench"))
     report.rows += [over, beside, peak]
     report.compare("requests_per_s", over, beside)
     report.compare("requests_per_s", over, peak)
     report.compare("gateway_cpu_us_per_event", over, peak)
-    # The machine's own speed changes from minute to minute: a round is judged by its own peak.
     rounds = zip(over.rounds["requests_per_s"], peak.rounds["requests_per_s"], strict=True)
     share = statistics.median([stored / most for stored, most in rounds])
     report.targets += [
-        Target("stored at twice the peak / at the peak", durability, 0.9, share, at_least=True),
+        Target("stored at twice the peak / at the peak, by rounds", durability, 0.9, share, at_least=True),
         Target("an answer to come back, p99 ms", durability, 50.0, over.median("shed_p99_ms")),
         Target("/healthz meanwhile, p99 ms", durability, 100.0, over.median("health_p99_ms")),
         Target("memory in the last quarter over the second, MiB", durability, 16.0, over.median("grown_mib")),
