@@ -132,7 +132,11 @@ class Publisher:
             self._settled.set()
         answer = submission.answer
         if not isinstance(answer, Publication):
-            raise answer or _never_answered()
+            try:
+                raise answer or _never_answered()
+            finally:
+                # Its traceback names this frame: a ring would keep the events until the cycle collector comes.
+                del answer, submission
         if answer.duplicate and key:
             await self._check_same_body(answer.stream, answer.sequence - (submission.batch_tail or 0), joined)
         return answer

@@ -72,7 +72,7 @@ LOG_FIRST_S: Final = 5.0
 
 READY_WITHIN_S: Final = 30.0
 FLUSH_WITHIN_S: Final = 2.0
-YOUNG_OBJECTS: Final = 10_000
+YOUNG_OBJECTS: Final = 100_000
 """How many are made before it is looked for cycles among them; most are gone by then without that."""
 
 

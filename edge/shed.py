@@ -40,7 +40,8 @@ def overload_of(table: RouteTable, head: Head) -> Unavailable | None:
         if route.is_early and route.admit is not None:
             route.admit()
     except Unavailable as fault:
-        return fault
+        # Without its traceback: that names the frames that keep it, and such a ring waits for the cycle collector.
+        return fault.with_traceback(None)
     return None
 
 
