@@ -1,5 +1,6 @@
 """The publisher on a real log: what is answered is stored, once, in order, whatever happens in between (3.2)."""
 
+import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -173,3 +174,32 @@ async def test_a_full_log_is_said_to_refuse(tmp_path: Path) -> None:
                 await publisher.publish(SUBJECT, batch_of(2), key)
             assert caught.value.kind.code == "log.refused"
         assert await stored_numbers(client) == [[1]]
+
+
+async def test_what_the_log_refuses_is_let_go_of_at_once(tmp_path: Path) -> None:
+    """Its events hang on no ring that stays until the cycle collector comes: many refused at once share a reason."""
+    async with open_scene(tmp_path, max_msgs=1, discard="new") as (_, _client, publisher):
+        await publisher.publish(SUBJECT, batch_of(1), "")
+        refused = 0
+
+        async def call() -> None:
+            nonlocal refused
+            try:
+                await publisher.publish(SUBJECT, batch_of(2), "")
+            except Fault:
+                refused += 1
+
+        async def call_many() -> None:
+            async with trio.open_nursery() as nursery:
+                for _ in range(100):
+                    nursery.start_soon(call)
+
+        await call_many()
+        gc.collect()
+        gc.disable()
+        try:
+            await call_many()
+            assert gc.collect() < 100
+        finally:
+            gc.enable()
+        assert refused == 200

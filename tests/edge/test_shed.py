@@ -1,5 +1,6 @@
 """Told at once to come back: the same answer as the long way gives, counted, and for nobody who must get in."""
 
+import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -96,6 +97,28 @@ def test_only_what_is_work_is_turned_away_so_early(table: RouteTable) -> None:
         assert overload_of(table, head_of("POST", "/work", line)) is None
     table.turns = None
     assert overload_of(table, head_of("POST", "/late")) is None
+
+
+@pytest.mark.parametrize("path", ["/work", "/full"])
+async def test_who_is_turned_away_leaves_nothing_for_the_cycle_collector(table: RouteTable, path: str) -> None:
+    """The reason is kept by a frame that its traceback would name: such a ring stays until somebody looks for it."""
+    if path == "/work":
+        table.turns = Busy()
+    async with open_served(table) as (_, client):
+
+        async def ask(count: int) -> None:
+            for _ in range(count):
+                answer = await client.request("POST", path, {}, b"{}")
+                assert answer.status == 503
+
+        await ask(5)
+        gc.collect()
+        gc.disable()
+        try:
+            await ask(100)
+            assert gc.collect() < 100
+        finally:
+            gc.enable()
 
 
 async def test_a_client_hears_it_and_keeps_its_connection(table: RouteTable) -> None:
