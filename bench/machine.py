@@ -16,6 +16,7 @@ from typing import Any, Final
 
 _TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
 _FSYNC_ROUNDS: Final = 50
+_LOOP_ROUNDS: Final = 20_000
 
 
 def cpu_s(pid: int) -> float:
@@ -23,6 +24,17 @@ def cpu_s(pid: int) -> float:
     # The name, in parentheses, may hold spaces; the fields after it are counted from its end.
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
+
+
+def loop_us() -> float:
+    """Give the microseconds of CPU that a fixed piece of Python takes: what a processor is worth at the moment.
+
+    Shared machines give now more, now less of one, so a figure in CPU time is read beside this one.
+    """
+    began_ns = time.thread_time_ns()
+    for _ in range(_LOOP_ROUNDS):
+        pass
+    return (time.thread_time_ns() - began_ns) / 1000
 
 
 def tree_cpu_s(pid: int) -> float:

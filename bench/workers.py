@@ -11,6 +11,7 @@ Rules of the file:
 
 import contextlib
 import multiprocessing
+import statistics
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -18,11 +19,13 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Final
 
-from bench.machine import Meter
+from bench.machine import Meter, loop_us
 
 _CONTEXT: Final = multiprocessing.get_context("fork")
 _LEAD_S: Final = 0.05
 """Between the word to begin and the beginning, so that every worker is there in time."""
+
+_LOOP_EVERY_S: Final = 0.1
 
 READY_TIMEOUT_S: Final = 60.0
 FINISH_TIMEOUT_S: Final = 300.0
@@ -104,11 +107,13 @@ class Run:
         tallies: one a job, in order.
         seconds: the length of the window.
         cpu_s: CPU used inside the window, by the meter's names.
+        loop_us: what the fixed loop took inside the window, median; 0 where it was not asked.
     """
 
     tallies: Sequence[Tally]
     seconds: float
     cpu_s: dict[str, float]
+    loop_us: float = 0.0
 
 
 def run_for(seconds: float, warm_s: float, meter: Meter, *jobs: Job) -> Run:
@@ -129,10 +134,14 @@ def run_for(seconds: float, warm_s: float, meter: Meter, *jobs: Job) -> Run:
         _send(pipes, window)
         time.sleep(max(0.0, (window.open_ns - time.monotonic_ns()) / 1e9))
         before = meter.read()
-        time.sleep(max(0.0, (window.close_ns - time.monotonic_ns()) / 1e9))
+        loops: list[float] = []
+        while time.monotonic_ns() < window.close_ns:
+            loops.append(loop_us())
+            time.sleep(min(_LOOP_EVERY_S, max(0.0, (window.close_ns - time.monotonic_ns()) / 1e9)))
         after = meter.read()
         tallies = _collect(pipes)
-    return Run(tallies, seconds, {name: after[name] - before[name] for name in before})
+    used = {name: after[name] - before[name] for name in before}
+    return Run(tallies, seconds, used, statistics.median(loops or [0.0]))
 
 
 def run_until_done(meter: Meter, *jobs: Job, timeout_s: float = FINISH_TIMEOUT_S) -> Run:

@@ -92,4 +92,4 @@ def _add(row: Row, run: Run, *, is_probe: bool) -> None:
         requests_per_s=tally.requests / run.seconds,
         gateway_cpu_us_per_request=run.cpu_s["gateway"] / tally.requests * 1e6,
     )
-    row.add(latency_p50_ms=percentile(waits, 0.5), latency_p99_ms=percentile(waits, 0.99))
+    row.add(latency_p50_ms=percentile(waits, 0.5), latency_p99_ms=percentile(waits, 0.99), fixed_loop_us=run.loop_us)

@@ -27,6 +27,7 @@ INGEST = {
     "latency_p50_ms",
     "latency_p99_ms",
     "refused",
+    "fixed_loop_us",
 }
 STREAM = {
     "sent_events_per_s",
@@ -39,7 +40,7 @@ STREAM = {
     "refused",
 }
 DRAIN = {"drained_events_per_s", "events_per_batch", "gateway_cpu_us_per_event", "log_cpu_us_per_event"}
-REQUESTS = {"requests_per_s", "gateway_cpu_us_per_request", "latency_p50_ms", "latency_p99_ms"}
+REQUESTS = {"requests_per_s", "gateway_cpu_us_per_request", "latency_p50_ms", "latency_p99_ms", "fixed_loop_us"}
 PROBES = REQUESTS | {"probes_per_s", "gateway_cpu_us_per_probe"}
 EXPRESS = {"requests_per_s", "latency_p50_ms", "latency_p99_ms", "cpu_us_per_request"}
 STALLED = {"grown_mib", "resident_mib", "peak_mib", "waiting_events"}
@@ -115,6 +116,7 @@ COUNTS = {
     "resident_mib",
     "known_share",
     "latency_p50_ms",
+    "fixed_loop_us",
 }
 """Figures that are above zero whenever anything was measured; CPU time of a tiny run may be under one clock tick."""
 
