@@ -13,6 +13,7 @@ What must change with it: `edge/gate.py` reads its requests with the methods her
 import re
 import socket
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from math import inf
 from typing import Final
@@ -295,9 +296,10 @@ class Connection:
             self._unread = False
 
     async def _wait_left(self) -> None:
-        """Wait until the client has closed its end; one that has sent its next request already is taken for present."""
-        if self._buffer or self._unread or await self._peek():
-            await trio.sleep_forever()
+        """Wait until the client has left; one that has sent its next request already is taken for present."""
+        with suppress(OSError, trio.BrokenResourceError, trio.ClosedResourceError):  # it broke: it has left as well
+            if self._buffer or self._unread or await self._peek():
+                await trio.sleep_forever()
 
     async def _peek(self) -> bytes:
         if isinstance(self.stream, TlsStream):

@@ -43,7 +43,7 @@ class Request:
         path_parameters: what the path holds where its route has names; decoded, never empty, without a slash.
         stream: carries out `begin`, given the request: a function that knew its request would keep it alive until the
             garbage collector finds them.
-        wait_left: returns when the client has closed its end.
+        wait_left: returns when the client has closed its end, or its connection broke.
         told: headers that the answer gets where the handler says none of the same name.
         judgements: how much more they may ask, which the answer says.
         principal: who asks; the guard says so before a handler sees the request.

@@ -5,7 +5,6 @@ Rules of the file:
 - What is not confirmed is late or failed; nothing is confirmed by being unknown.
 """
 
-from contextlib import suppress
 from typing import Final
 
 import orjson
@@ -60,8 +59,7 @@ async def get_pull(node: Node, request: Request) -> Response:
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(pull)
-        with suppress(OSError):  # its connection broke: it has left as well
-            await request.wait_left()
+        await request.wait_left()
         has_left = True
         nursery.cancel_scope.cancel()
     outcome = outcomes[0] if outcomes else None

@@ -1,6 +1,7 @@
 """Answers in pieces: whole ones end with the last chunk, cut ones without it, and a client that leaves is noticed."""
 
 import socket
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -16,6 +17,7 @@ from edge.tcp_stream import TcpStream
 from engine.errors import Refused
 from engine.metrics import Metrics
 from tests.support import http
+from tests.support.tcp import open_tcp
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -121,6 +123,26 @@ async def test_a_client_that_leaves_is_noticed_while_it_is_answered() -> None:
         await client.send(client.encode("POST", "/x", body=b""))
         await trio.testing.wait_all_tasks_blocked(0.01)
         await client.aclose()
+        with trio.fail_after(2):
+            await left.wait()
+
+
+async def test_a_connection_that_breaks_is_one_that_was_left() -> None:
+    """It breaks for whoever waits for that and for whoever sends; the one who waits says only that nobody is there."""
+    left = trio.Event()
+
+    async def answer(request: Request) -> Response:
+        await request.wait_left()
+        left.set()
+        return json_response({})
+
+    table = RouteTable([Route("POST", "/x", answer, Lane.EXPRESS, "a test", scope=None)], Metrics())
+    async with open_tcp() as (ours, theirs), trio.open_nursery() as nursery:
+        nursery.start_soon(Connection(ours, "127.0.0.1", table, no_hand_over, no_upgrade, lambda: False).run)
+        await theirs.send_all(b"POST /x HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # closed with a reset
+        await theirs.aclose()
         with trio.fail_after(2):
             await left.wait()
 
