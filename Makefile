@@ -8,7 +8,7 @@ VENV := .venv
 PYTHON ?=
 ARGS ?=
 # Most tests wait for processes of their own: three files of tests at a time. TOGETHER= runs one after the other.
-TOGETHER ?= -n 3 --dist loadfile
+TOGETHER ?= -n 3 --dist loadfile --no-loadscope-reorder
 
 # The first of these that is new enough and can make a virtual environment.
 define find_python
